@@ -1,0 +1,53 @@
+# tests/unit/MODULE/test_X.c becomes the test MODULE_X, linked with MODULE and the floors below it only.
+# tests/check/*.c is one program over all kernels. tests/cli/*.sh are run with the program's path in $SALA.
+# tests/fuzz/fuzz_X.c is a libFuzzer target with SALA_FUZZ, and otherwise replays its corpus tests/fuzz/corpus/X.
+pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
+
+file(GLOB unit_files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/unit/*/test_*.c)
+foreach(f ${unit_files})
+    get_filename_component(dir ${f} DIRECTORY)
+    get_filename_component(mod ${dir} NAME)
+    get_filename_component(name ${f} NAME_WE)
+    string(REPLACE "test_" "" name ${name})
+    set(t test_${mod}_${name})
+    add_executable(${t} ${f})
+    target_include_directories(${t} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+    target_compile_definitions(${t} PRIVATE SALA_TEST_DIR="${PROJECT_SOURCE_DIR}/tests")
+    target_link_libraries(${t} PRIVATE ${SALA_LIBS_${mod}} PkgConfig::CMOCKA)
+    add_test(NAME ${mod}_${name} COMMAND ${t})
+    set_tests_properties(${mod}_${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 300)
+endforeach()
+
+file(GLOB check_files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/check/*.c)
+if(check_files)
+    add_executable(sala_check ${check_files})
+    target_include_directories(sala_check PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+    target_link_libraries(sala_check PRIVATE ${SALA_LIBS_kernels})
+    add_test(NAME kernels COMMAND sala_check)
+endif()
+
+file(GLOB cli_tests CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/cli/*.sh)
+foreach(f ${cli_tests})
+    get_filename_component(name ${f} NAME_WE)
+    add_test(NAME cli_${name} COMMAND bash ${f})
+    set_tests_properties(cli_${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 600
+        ENVIRONMENT "SALA=$<TARGET_FILE:sala>;SALA_SOURCE=${PROJECT_SOURCE_DIR};SALA_BUILD=${PROJECT_BINARY_DIR}")
+endforeach()
+
+file(GLOB fuzz_files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/fuzz/fuzz_*.c)
+foreach(f ${fuzz_files})
+    get_filename_component(t ${f} NAME_WE)
+    string(REPLACE "fuzz_" "" name ${t})
+    # The first line of the file names the highest module it needs:  // module: text
+    file(STRINGS ${f} line LIMIT_COUNT 1)
+    string(REGEX REPLACE ".*module: ([a-z]+).*" "\\1" mod "${line}")
+    if(SALA_FUZZ)
+        add_executable(${t} ${f})
+        target_link_libraries(${t} PRIVATE ${SALA_LIBS_${mod}})
+        target_link_options(${t} PRIVATE -fsanitize=fuzzer)
+    else()
+        add_executable(${t} ${f} ${PROJECT_SOURCE_DIR}/tests/fuzz/replay.c)
+        target_link_libraries(${t} PRIVATE ${SALA_LIBS_${mod}})
+        add_test(NAME ${t} COMMAND ${t} ${PROJECT_SOURCE_DIR}/tests/fuzz/corpus/${name})
+    endif()
+endforeach()

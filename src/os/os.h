@@ -1,0 +1,89 @@
+/* The operating system, and nothing else of ours: files, maps, time, memory, CPU features, threads.
+ * This folder holds the only platform #ifdefs of the tree. Functions that can fail return 0 or a positive errno. */
+#ifndef SALA_OS_OS_H
+#define SALA_OS_OS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- files ---- */
+
+typedef struct sala_map {
+    const uint8_t *data; /* read-only; NULL for an empty file */
+    size_t bytes;
+} sala_map;
+
+/* Maps a regular file for reading. EINVAL if it is not a regular file. */
+int sala_os_map(sala_map *out, const char *path);
+void sala_os_unmap(sala_map *map);
+/* Hints; both round inwards to whole pages. `drop` gives the pages of a range back to the system: they are read again
+ * from the file when touched. */
+void sala_os_map_will_need(const void *data, size_t bytes);
+void sala_os_map_drop(const void *data, size_t bytes);
+
+/* Whole file into malloc'ed memory (freed by the caller), one NUL behind the end. `limit` > 0: EFBIG beyond. "-" reads
+ * standard input. */
+int sala_os_read_file(uint8_t **out, size_t *bytes, const char *path, size_t limit);
+
+/* A file that appears under its final name only when it is complete: written as PATH.tmp-PID, fsync'ed and renamed by
+ * commit. Any failed write is remembered and returned by commit, which then removes the temporary file. */
+typedef struct sala_out_file sala_out_file;
+int sala_os_out_open(sala_out_file **out, const char *path);
+int sala_os_out_write(sala_out_file *f, const void *data, size_t bytes);                  /* appends; buffered */
+int sala_os_out_write_at(sala_out_file *f, uint64_t offset, const void *data, size_t bytes); /* leaves the end alone */
+uint64_t sala_os_out_tell(const sala_out_file *f);
+int sala_os_out_commit(sala_out_file *f);  /* closes and frees f in any case */
+void sala_os_out_abort(sala_out_file *f);  /* removes, closes, frees; NULL is fine */
+/* Removes the temporary files of every sala_out_file still open; async-signal-safe, for SIGINT handlers. */
+void sala_os_out_abort_all(void);
+
+bool sala_os_is_dir(const char *path);
+bool sala_os_is_file(const char *path);
+int64_t sala_os_file_size(const char *path); /* -1 when it is not a regular file */
+int sala_os_make_dirs(const char *path);     /* as mkdir -p */
+/* Calls fn for each name in the directory (no . and ..), in sorted order; stops when it returns false. */
+int sala_os_list_dir(const char *path, bool (*fn)(void *user, const char *name), void *user);
+
+/* ---- time, memory ---- */
+
+double sala_os_seconds(void);        /* monotonic */
+uint64_t sala_os_peak_rss(void);     /* bytes */
+uint64_t sala_os_rss(void);          /* bytes */
+uint64_t sala_os_memory_total(void); /* of the machine or of this process's cgroup, whichever is less */
+uint64_t sala_os_memory_available(void);
+
+/* Zeroed, page-aligned, asks for huge pages when large. NULL when memory is out. */
+void *sala_os_pages_alloc(size_t bytes);
+void sala_os_pages_free(void *p, size_t bytes);
+
+/* ---- CPU ---- */
+
+enum {
+    SALA_CPU_AVX2 = 1u << 0, /* with FMA, F16C, BMI2 */
+    SALA_CPU_AVX_VNNI = 1u << 1,
+    SALA_CPU_AVX512 = 1u << 2, /* F, BW, DQ, VL */
+    SALA_CPU_AVX512_VNNI = 1u << 3,
+    SALA_CPU_AVX512_BF16 = 1u << 4,
+    SALA_CPU_AVX512_VBMI = 1u << 5,
+    SALA_CPU_NEON = 1u << 8,
+    SALA_CPU_DOTPROD = 1u << 9,
+    SALA_CPU_I8MM = 1u << 10,
+};
+uint32_t sala_os_cpu_features(void); /* what CPU and operating system both allow */
+int sala_os_cpu_count(void);         /* physical cores this process may run on (affinity and cgroup quota counted) */
+
+/* ---- threads ---- */
+
+/* One pool for everything. run() calls fn(user, task, worker) for every task in [0, n_tasks), each exactly once, on the
+ * caller and the pool's threads; tasks are handed out one by one as threads come free, so a thread that the system has
+ * descheduled holds up its own task only. worker is in [0, sala_pool_size). Calls from several threads take turns; a
+ * call from inside a task runs its tasks on the calling thread. */
+typedef struct sala_pool sala_pool;
+typedef void sala_task_fn(void *user, int task, int worker);
+int sala_pool_open(sala_pool **out, int n_threads);
+void sala_pool_close(sala_pool *pool);
+int sala_pool_size(const sala_pool *pool);
+void sala_pool_run(sala_pool *pool, int n_tasks, sala_task_fn *fn, void *user);
+
+#endif
