@@ -30,9 +30,9 @@ void sala_gguf_close(sala_gguf *g);
 
 size_t sala_gguf_n_kv(const sala_gguf *g);
 const sala_gguf_kv *sala_gguf_kv_at(const sala_gguf *g, size_t i);
-const sala_gguf_kv *sala_gguf_find(const sala_gguf *g, const char *key); /* NULL when absent; hashed */
+const sala_gguf_kv *sala_gguf_find(const sala_gguf *g, const char *key); /* NULL when absent */
 sala_tensor_list sala_gguf_tensors(const sala_gguf *g);
-const sala_tensor *sala_gguf_tensor(const sala_gguf *g, const char *name); /* NULL when absent; hashed */
+const sala_tensor *sala_gguf_tensor(const sala_gguf *g, const char *name); /* NULL when absent */
 uint64_t sala_gguf_file_bytes(const sala_gguf *g); /* of all parts */
 
 /* Scalars: true and *out set when the key is there with a type that holds the value without loss (any integer type;
