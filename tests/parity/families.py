@@ -1,0 +1,47 @@
+#!/usr/bin/env python3
+"""Small checkpoints of every family, several seeds: logits against the reference, short, beyond the original context,
+and in chunks. Limits: max error 1e-3 of the logits' standard deviation with the reference kernels; chunked runs within
+1e-5 of the whole one, relative to the largest logit; the fast kernels are reported and must agree to 2e-2 and on the most probable
+token wherever it leads by more than that."""
+import sys
+
+import numpy as np
+
+import make_checkpoint
+from common import WORK, Report, deviation, sala_logits, token_list
+from oracle import reference_logits
+
+SEEDS = (1, 2)
+LENGTHS = (1, 17, 63, 65, 200)
+
+
+def main():
+    report = Report("families: logits against the reference")
+    for name, p in make_checkpoint.PRESETS.items():
+        for seed in SEEDS:
+            model = WORK / ("%s-%d" % (name, seed))
+            make_checkpoint.write_checkpoint(str(model), p, seed)
+            worst, fast, flips = 0.0, 0.0, 0
+            for n in LENGTHS:
+                ids = token_list(n, 340, 100 * seed + n)
+                want = reference_logits(model, ids)
+                got = sala_logits(model, ids, "--kernels", "ref")
+                worst = max(worst, deviation(got, want))
+                auto = sala_logits(model, ids, "--kernels", "auto")
+                fast = max(fast, deviation(auto, want))
+                top = np.sort(want, -1)
+                clear = top[:, -1] - top[:, -2] > 0.02 * want.std()
+                flips += int((auto.argmax(-1) != want.argmax(-1))[clear].sum())
+            report.check(worst <= 1e-3, "%s seed %d ref" % (name, seed), "max error %.2e of std" % worst)
+            report.check(fast <= 2e-2 and not flips, "%s seed %d auto" % (name, seed),
+                         "max error %.2e of std, %d changed choices" % (fast, flips))
+            whole = sala_logits(model, ids, "--kernels", "ref")
+            for chunk in (1, 7, 64, 512):
+                part = sala_logits(model, ids, "--kernels", "ref", "--chunk", chunk)
+                e = float(np.abs(part - whole).max() / np.abs(whole).max())
+                report.check(e <= 1e-5, "%s seed %d in chunks of %d" % (name, seed, chunk), "relative %.1e" % e)
+    return report.done()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
