@@ -1,0 +1,181 @@
+/* What both readers share: neutral values, derived values, and the limits that keep later sizes from overflowing. With
+ * these limits every product of two dimensions fits 64 bits with room to spare. */
+#include "model/config_internal.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+
+#define MAX_LAYERS 4096
+#define MAX_WIDTH (1 << 20) /* n_embd, n_ff, and n_heads * head_dim */
+#define MAX_HEADS 65536
+#define MAX_HEAD_DIM 4096
+#define MAX_VOCAB (1 << 24)
+#define MAX_CONTEXT (INT64_C(1) << 40)
+
+void sala_config_init(sala_config *c)
+{
+    *c = (sala_config){
+        .rms_eps = 1e-6,
+        .embed_scale = 1,
+        .residual_scale = 1,
+        .logit_divisor = 1,
+        .rope = {.kind = SALA_ROPE_PLAIN,
+                 .theta = 10000,
+                 .factor = 1,
+                 .low_freq_factor = 1,
+                 .high_freq_factor = 4,
+                 .beta_fast = 32,
+                 .beta_slow = 1,
+                 .yarn_truncate = true},
+        .bos = -1,
+        .pad = -1,
+        .gen_temperature = -1,
+        .gen_top_p = -1,
+        .gen_min_p = -1,
+        .gen_repeat_penalty = -1,
+        .gen_top_k = -1,
+    };
+}
+
+void sala_config_free(sala_config *c)
+{
+    free(c->name);
+    free(c->mixers);
+    if (c->rope.long_factors != c->rope.short_factors)
+        free(c->rope.long_factors);
+    free(c->rope.short_factors);
+    c->name = NULL;
+    c->mixers = NULL;
+    c->rope.long_factors = c->rope.short_factors = NULL;
+}
+
+void sala_config_add_eos(sala_config *c, int64_t id)
+{
+    if (id < 0 || id >= c->n_vocab || c->n_eos == SALA_MAX_EOS)
+        return;
+    for (int i = 0; i < c->n_eos; i++)
+        if (c->eos[i] == id)
+            return;
+    c->eos[c->n_eos++] = (int32_t)id;
+}
+
+static sala_status check_range(const char *what, int64_t value, int64_t max, sala_error *err)
+{
+    if (value < 1 || value > max)
+        return sala_fail(err, SALA_E_CORRUPT, "%s is %" PRId64 ", expected 1 to %" PRId64, what, value, max);
+    return SALA_OK;
+}
+
+static bool positive(double x)
+{
+    return isfinite(x) && x > 0;
+}
+
+static sala_status check_factors(const sala_rope_config *r, const float *f, const char *which, sala_error *err)
+{
+    if (!f || r->n_factors != r->n_rot / 2)
+        return sala_fail(err, SALA_E_CORRUPT, "the %s rope factors are %" PRId32 " values, expected %" PRId32, which,
+                         f ? r->n_factors : 0, r->n_rot / 2);
+    for (int32_t i = 0; i < r->n_factors; i++)
+        if (!positive((double)f[i]))
+            return sala_fail(err, SALA_E_CORRUPT, "the %s rope factor %" PRId32 " is %g, expected a positive number",
+                             which, i, (double)f[i]);
+    return SALA_OK;
+}
+
+static sala_status check_rope(const sala_config *c, sala_error *err)
+{
+    const sala_rope_config *r = &c->rope;
+    if (r->kind == SALA_ROPE_NONE)
+        return SALA_OK;
+    if (r->n_rot < 2 || r->n_rot > c->head_dim || r->n_rot % 2)
+        return sala_fail(err, SALA_E_CORRUPT,
+                         "rope turns %" PRId32 " components of a head of %" PRId32
+                         ", expected an even number up to that",
+                         r->n_rot, c->head_dim);
+    if (!isfinite(r->theta) || r->theta <= 1)
+        return sala_fail(err, SALA_E_CORRUPT, "rope base frequency is %g, expected more than 1", r->theta);
+    if (!positive(r->factor))
+        return sala_fail(err, SALA_E_CORRUPT, "rope scaling factor is %g, expected a positive number", r->factor);
+    if (!isfinite(r->attention_factor) || r->attention_factor < 0)
+        return sala_fail(err, SALA_E_CORRUPT, "rope attention factor is %g, expected a positive number",
+                         r->attention_factor);
+    if (r->original_max < 0 || r->original_max > MAX_CONTEXT)
+        return sala_fail(err, SALA_E_CORRUPT, "rope original context is %" PRId64 ", expected 1 to %" PRId64,
+                         r->original_max, MAX_CONTEXT);
+    if (r->kind == SALA_ROPE_LLAMA3 &&
+        (!positive(r->low_freq_factor) || !isfinite(r->high_freq_factor) || r->high_freq_factor <= r->low_freq_factor))
+        return sala_fail(err, SALA_E_CORRUPT,
+                         "llama3 rope scaling has low_freq_factor %g and high_freq_factor %g, expected 0 < low < high",
+                         r->low_freq_factor, r->high_freq_factor);
+    if (r->kind == SALA_ROPE_YARN && (!positive(r->beta_fast) || !positive(r->beta_slow)))
+        return sala_fail(err, SALA_E_CORRUPT, "yarn has beta_fast %g and beta_slow %g, expected positive numbers",
+                         r->beta_fast, r->beta_slow);
+    if (r->kind == SALA_ROPE_YARN && (!isfinite(r->mscale) || !isfinite(r->mscale_all_dim)))
+        return sala_fail(err, SALA_E_CORRUPT, "yarn has mscale %g and mscale_all_dim %g, expected finite numbers",
+                         r->mscale, r->mscale_all_dim);
+    if (r->kind == SALA_ROPE_LONGROPE || r->kind == SALA_ROPE_FACTORS) {
+        TRY(check_factors(r, r->short_factors, "short", err));
+        TRY(check_factors(r, r->long_factors, "long", err));
+    }
+    return SALA_OK;
+}
+
+sala_status sala_config_finish(sala_config *c, sala_error *err)
+{
+    const struct {
+        const char *what;
+        int64_t value, max;
+    } ranges[] = {
+        {"the number of layers", c->n_layers, MAX_LAYERS},
+        {"the hidden size", c->n_embd, MAX_WIDTH},
+        {"the number of attention heads", c->n_heads, MAX_HEADS},
+        {"the number of key/value heads", c->n_kv_heads, MAX_HEADS},
+        {"the size of a head", c->head_dim, MAX_HEAD_DIM},
+        {"the feed-forward size", c->n_ff, MAX_WIDTH},
+        {"the vocabulary size", c->n_vocab, MAX_VOCAB},
+        {"the trained context", c->n_ctx_train, MAX_CONTEXT},
+        {"heads times head size", (int64_t)c->n_heads * c->head_dim, MAX_WIDTH},
+    };
+    for (size_t i = 0; i < SALA_ARRAY_LEN(ranges); i++) {
+        TRY(check_range(ranges[i].what, ranges[i].value, ranges[i].max, err));
+    }
+    if (c->n_heads % c->n_kv_heads)
+        return sala_fail(err, SALA_E_CORRUPT,
+                         "%" PRId32 " attention heads can not share %" PRId32 " key/value heads evenly", c->n_heads,
+                         c->n_kv_heads);
+    if (c->sliding_window < 0)
+        return sala_fail(err, SALA_E_CORRUPT, "the sliding window is %" PRId32 ", expected 0 or more",
+                         c->sliding_window);
+    if (!isfinite(c->rms_eps) || c->rms_eps < 0 || c->rms_eps >= 1)
+        return sala_fail(err, SALA_E_CORRUPT, "the epsilon of the norms is %g, expected 0 to 1", c->rms_eps);
+    if (c->attn_scale == 0)
+        c->attn_scale = 1.0 / sqrt((double)c->head_dim);
+    const struct {
+        const char *what;
+        double value;
+    } scales[] = {{"embedding scale", c->embed_scale},
+                  {"residual scale", c->residual_scale},
+                  {"logit scale", c->logit_divisor},
+                  {"attention scale", c->attn_scale}};
+    for (size_t i = 0; i < SALA_ARRAY_LEN(scales); i++)
+        if (!positive(scales[i].value))
+            return sala_fail(err, SALA_E_CORRUPT, "the %s is %g, expected a positive number", scales[i].what,
+                             scales[i].value);
+    if (c->rope.n_rot == 0)
+        c->rope.n_rot = c->head_dim;
+    if (c->rope.original_max == 0)
+        c->rope.original_max = c->n_ctx_train;
+    TRY(check_rope(c, err));
+    if (c->bos >= c->n_vocab)
+        c->bos = -1;
+    if (c->pad >= c->n_vocab)
+        c->pad = -1;
+    c->mixers = malloc((size_t)c->n_layers * sizeof *c->mixers);
+    if (!c->mixers)
+        return sala_fail_memory(err, (uint64_t)c->n_layers * sizeof *c->mixers);
+    for (int32_t i = 0; i < c->n_layers; i++)
+        c->mixers[i] = SALA_MIXER_DENSE;
+    return SALA_OK;
+}
