@@ -1,8 +1,9 @@
 /* Turning weights into other types and files into other files: row quantisers, recipes (which tensor gets which type),
  * importance matrices, Hugging Face directory or GGUF to GGUF, GGUF to Hugging Face directory, ternary detection.
  *
- * Everything is deterministic: the same input gives the same bytes for any number of threads. Files are streamed: memory
- * is bounded by a few chunks of rows, never by a tensor. Output appears under its final name only when complete. */
+ * Everything is deterministic: the same input gives the same bytes for any number of threads. Files are streamed:
+ * memory is bounded by a few chunks of rows, never by a tensor. Output appears under its final name only when complete.
+ */
 #ifndef SALA_QUANT_QUANT_H
 #define SALA_QUANT_QUANT_H
 
@@ -54,7 +55,7 @@ typedef enum sala_recipe {
 #define X(name, dtype, file_type) SALA_RECIPE_##name,
     SALA_RECIPE_LIST(X)
 #undef X
-    SALA_RECIPE_NONE = -1
+        SALA_RECIPE_NONE = -1
 } sala_recipe;
 
 sala_recipe sala_recipe_by_name(const char *name); /* any case; Q3_K, Q4_K, Q5_K mean their _M form */
@@ -69,34 +70,34 @@ const char *sala_recipe_names(void); /* "F32, F16, ...", for messages */
 typedef void sala_notice_fn(void *user, const char *message);
 
 typedef struct sala_quant_params {
-    const char *type;            /* recipe name; NULL or "auto": keep 16-bit floats as they are (to_gguf from a directory),
-                                    keep every tensor's type (from GGUF); to_hf: f32, f16 or bf16, auto: bf16 */
-    const char *output_type;     /* dtype name for the output head; NULL: as the recipe says */
-    const char *embedding_type;  /* dtype name for the token embedding; NULL: as the recipe says */
+    const char *type;        /* recipe name; NULL or "auto": keep 16-bit floats as they are (to_gguf from a directory),
+                                keep every tensor's type (from GGUF); to_hf: f32, f16 or bf16, auto: bf16 */
+    const char *output_type; /* dtype name for the output head; NULL: as the recipe says */
+    const char *embedding_type;      /* dtype name for the token embedding; NULL: as the recipe says */
     const char *const *tensor_types; /* "PATTERN=TYPE": a regular expression searched for in tensor names, e.g.
                                         "attn_v=q8_0"; the first that matches wins */
     int n_tensor_types;
-    bool pure;                   /* the recipe's main type for every matrix */
-    bool force;                  /* ternary types for weights that are not ternary; requantise coarse types without a word */
-    const char *imatrix;         /* file with importance of columns (GGUF or the older binary form); NULL: none */
-    const char *name;            /* general.name; NULL: from the source */
-    bool dry_run;                /* choose types and sizes only; nothing is written */
-    int n_threads;               /* 0: one per core */
-    sala_progress_fn *progress;  /* units: bytes of source weights */
+    bool pure;           /* the recipe's main type for every matrix */
+    bool force;          /* ternary types for weights that are not ternary; requantise coarse types without a word */
+    const char *imatrix; /* file with importance of columns (GGUF or the older binary form); NULL: none */
+    const char *name;    /* general.name; NULL: from the source */
+    bool dry_run;        /* choose types and sizes only; nothing is written */
+    int n_threads;       /* 0: one per core */
+    sala_progress_fn *progress; /* units: bytes of source weights */
     void *progress_user;
-    sala_notice_fn *notice;      /* may be NULL */
+    sala_notice_fn *notice; /* may be NULL */
     void *notice_user;
 } sala_quant_params;
 
 typedef struct sala_quant_result {
     int n_tensors;
-    int n_fallback;       /* tensors whose rows do not divide into the recipe's blocks and took another type */
-    int n_importance;     /* matrices that the importance file covered */
+    int n_fallback;               /* tensors whose rows do not divide into the recipe's blocks and took another type */
+    int n_importance;             /* matrices that the importance file covered */
     uint64_t in_bytes, out_bytes; /* of tensor data */
     uint64_t n_weights;
     double seconds;
-    bool has_tokenizer;   /* to_hf: tokenizer.json was written */
-    char main_type[16];   /* recipe or type that most weights have now */
+    bool has_tokenizer; /* to_hf: tokenizer.json was written */
+    char main_type[16]; /* recipe or type that most weights have now */
 } sala_quant_result;
 
 /* IN: a GGUF file (any part of a split one) or a Hugging Face directory. OUT: a GGUF file; must not be IN.
@@ -133,11 +134,11 @@ sala_status sala_imatrix_save(const sala_imatrix *m, const char *path, const cha
 /* ---- ternary checkpoints (ternary.c) ---- */
 
 typedef struct sala_ternary {
-    bool ternary;       /* every weight is -s, 0 or +s with one s for each group of consecutive weights of a row */
-    int64_t group;      /* the largest such group that holds for all rows: the row length, 256, 128, 64 or 32 */
-    bool f16_exact;     /* every s is a half float */
-    sala_dtype best;    /* smallest type that holds the weights exactly: TQ1_0 is never named, TQ2_0 or Q4_0; F16, BF16
-                           or F32 when not even that */
+    bool ternary;    /* every weight is -s, 0 or +s with one s for each group of consecutive weights of a row */
+    int64_t group;   /* the largest such group that holds for all rows: the row length, 256, 128, 64 or 32 */
+    bool f16_exact;  /* every s is a half float */
+    sala_dtype best; /* smallest type that holds the weights exactly: TQ1_0 is never named, TQ2_0 or Q4_0; F16, BF16
+                        or F32 when not even that */
 } sala_ternary;
 
 /* Feeds rows; *t starts as sala_ternary_start(n_cols). Once not ternary it stays so. */
