@@ -44,6 +44,7 @@ typedef struct sala_rope_config {
 typedef struct sala_config {
     char architecture[64]; /* family name, as in GGUF: "llama", "minicpm", "qwen2", "qwen3" */
     char *name;            /* owned; may be NULL */
+    char quant_method[32]; /* quantization_config.quant_method of config.json ("gptq"); "" when there is none */
     int32_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab;
     int64_t n_ctx_train;
     double rms_eps;
