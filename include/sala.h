@@ -71,10 +71,10 @@ typedef struct sala_model sala_model;
 typedef bool sala_progress_fn(void *user, const char *what, uint64_t done, uint64_t total);
 
 typedef struct sala_model_params {
-    int n_threads;            /* 0: one per physical core that this process may use */
-    const char *kernels;      /* NULL or "auto": the fastest of this CPU; "ref"; or a family such as "avx2" */
-    bool vocab_only;          /* tokenizer, template and config; no weights are touched */
-    bool no_pack;             /* leave weights as they lie in the file even where packing would be faster */
+    int n_threads;       /* 0: one per physical core that this process may use */
+    const char *kernels; /* NULL or "auto": the fastest of this CPU; "ref"; or a family such as "avx2" */
+    bool vocab_only;     /* tokenizer, template and config; no weights are touched */
+    bool no_pack;        /* leave weights as they lie in the file even where packing would be faster */
     sala_progress_fn *progress;
     void *progress_user;
 } sala_model_params;
@@ -136,7 +136,7 @@ typedef enum sala_longrope_rule {
 } sala_longrope_rule;
 
 typedef struct sala_session_params {
-    int64_t max_tokens;     /* hard limit; 0: the trained context */
+    int64_t max_tokens;     /* hard limit; 0: the trained context, or less if memory holds less */
     int64_t planned_tokens; /* prompt plus what may be generated; decides what depends on length; 0: max_tokens */
     sala_kv_type kv;
     sala_longrope_rule longrope;
@@ -145,9 +145,15 @@ typedef struct sala_session_params {
 SALA_API sala_status sala_session_open(sala_session **out, sala_model *model, const sala_session_params *params,
                                        sala_error *err);
 SALA_API void sala_session_close(sala_session *session);
-SALA_API int64_t sala_session_length(const sala_session *session);     /* tokens held */
-SALA_API uint64_t sala_session_bytes(const sala_session *session);     /* memory held now */
+SALA_API int64_t sala_session_length(const sala_session *session); /* tokens held */
+/* The tokens held, borrowed until the session changes. A chat compares them with its next prompt, rolls back to where
+ * the two part and feeds the rest. */
+SALA_API const int32_t *sala_session_tokens(const sala_session *session, size_t *n);
+SALA_API int64_t sala_session_max_tokens(const sala_session *session);
+SALA_API uint64_t sala_session_bytes(const sala_session *session); /* memory held now */
 SALA_API uint64_t sala_session_bytes_at(const sala_model *model, sala_kv_type kv, int64_t n_tokens);
+/* *out continues from the same tokens; the two share memory until they differ. */
+SALA_API sala_status sala_session_fork(sala_session **out, const sala_session *session, sala_error *err);
 SALA_API sala_status sala_session_rollback(sala_session *session, int64_t n_keep, sala_error *err);
 
 /* One row of a ragged batch: one token of one session. Rows of a session must stand in order. */
@@ -157,8 +163,8 @@ typedef struct sala_row {
     bool want;       /* logits of this row are asked for */
 } sala_row;
 
-/* Runs all rows through the model and appends them to their sessions. logits: [number of rows with want][n_vocab], may be NULL if none wants any.
- * On failure no session has changed. */
+/* Runs all rows through the model and appends them to their sessions. logits: [number of rows with want][n_vocab], may
+ * be NULL if none wants any. On failure no session has changed. Calls on one model take turns. */
 SALA_API sala_status sala_forward(sala_model *model, sala_session *const *sessions, int n_sessions,
                                   const sala_row *rows, int n_rows, float *logits, sala_error *err);
 
@@ -178,11 +184,11 @@ typedef struct sala_logit_bias {
 
 /* Order: logit bias, penalties, top-k, typical, top-p, min-p, temperature, draw. temperature <= 0 is greedy. */
 typedef struct sala_sampler_params {
-    float temperature; /* <= 0: greedy */
-    int top_k;         /* <= 0: off */
-    float top_p;       /* <= 0 or >= 1: off */
-    float min_p;       /* <= 0: off */
-    float typical_p;   /* <= 0 or >= 1: off */
+    float temperature;       /* <= 0: greedy */
+    int top_k;               /* <= 0: off */
+    float top_p;             /* <= 0 or >= 1: off */
+    float min_p;             /* <= 0: off */
+    float typical_p;         /* <= 0 or >= 1: off */
     float repeat_penalty;    /* 0 or 1: off */
     float presence_penalty;  /* 0: off */
     float frequency_penalty; /* 0: off */
@@ -244,8 +250,8 @@ typedef struct sala_generate_result {
     double prefill_seconds, decode_seconds, first_token_seconds;
 } sala_generate_result;
 
-/* Appends the prompt and generates. The session ends holding the prompt and every generated token but the last drawn
- * one, which sala_generate() feeds first if called again with the same session. */
+/* Appends the prompt to the session and generates. The session ends holding what it held, the prompt, and every
+ * generated token but the last drawn one (see sala_session_tokens). SALA_E_CANCELLED when on_prefill says so. */
 SALA_API sala_status sala_generate(sala_session *session, sala_sampler *sampler, const int32_t *prompt, size_t n_prompt,
                                    const sala_generate_params *params, sala_generate_result *result, sala_error *err);
 

@@ -19,9 +19,15 @@ const char *sala_status_text(sala_status status)
     return "unknown status";
 }
 
-const char *sala_version(void) { return SALA_VERSION_STRING; }
+const char *sala_version(void)
+{
+    return SALA_VERSION_STRING;
+}
 
-void sala_free(void *memory) { free(memory); }
+void sala_free(void *memory)
+{
+    free(memory);
+}
 
 static void fill(sala_error *err, sala_status code, int64_t position, const char *fmt, va_list args)
 {
@@ -161,9 +167,15 @@ void sala_buf_add(sala_buf *b, const void *data, size_t n)
     b->data[b->len] = 0;
 }
 
-void sala_buf_add_str(sala_buf *b, const char *s) { sala_buf_add(b, s, strlen(s)); }
+void sala_buf_add_str(sala_buf *b, const char *s)
+{
+    sala_buf_add(b, s, strlen(s));
+}
 
-void sala_buf_add_char(sala_buf *b, char c) { sala_buf_add(b, &c, 1); }
+void sala_buf_add_char(sala_buf *b, char c)
+{
+    sala_buf_add(b, &c, 1);
+}
 
 void sala_buf_add_utf8(sala_buf *b, uint32_t cp)
 {
@@ -278,7 +290,8 @@ int sala_utf8_incomplete_tail(const char *s, size_t n)
         /* The second byte narrows the first: E0 9x, ED Ax, F0 8x and F4 9x can never become a character. */
         if (back >= 2) {
             const unsigned char d = u[n - (size_t)back + 1];
-            if ((c == 0xE0 && d < 0xA0) || (c == 0xED && d > 0x9F) || (c == 0xF0 && d < 0x90) || (c == 0xF4 && d > 0x8F))
+            if ((c == 0xE0 && d < 0xA0) || (c == 0xED && d > 0x9F) || (c == 0xF0 && d < 0x90) ||
+                (c == 0xF4 && d > 0x8F))
                 return 0;
         }
         return back;
@@ -299,7 +312,10 @@ void sala_rng_seed(sala_rng *r, uint64_t seed)
     }
 }
 
-static inline uint64_t rotate(uint64_t x, int k) { return x << k | x >> (64 - k); }
+static inline uint64_t rotate(uint64_t x, int k)
+{
+    return x << k | x >> (64 - k);
+}
 
 uint64_t sala_rng_next(sala_rng *r)
 {
@@ -315,7 +331,10 @@ uint64_t sala_rng_next(sala_rng *r)
     return result;
 }
 
-double sala_rng_uniform(sala_rng *r) { return (double)(sala_rng_next(r) >> 11) * 0x1p-53; }
+double sala_rng_uniform(sala_rng *r)
+{
+    return (double)(sala_rng_next(r) >> 11) * 0x1p-53;
+}
 
 double sala_rng_normal(sala_rng *r)
 {
@@ -326,7 +345,10 @@ double sala_rng_normal(sala_rng *r)
 
 /* ---- helpers ---- */
 
-char *sala_strdup(const char *s) { return s ? sala_strndup(s, strlen(s)) : NULL; }
+char *sala_strdup(const char *s)
+{
+    return s ? sala_strndup(s, strlen(s)) : NULL;
+}
 
 char *sala_strndup(const char *s, size_t n)
 {

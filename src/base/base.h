@@ -16,8 +16,14 @@
 #define SALA_PRINTF(fmt, args)
 #endif
 
-static inline int64_t sala_min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
-static inline int64_t sala_max_i64(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t sala_min_i64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+static inline int64_t sala_max_i64(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
 
 /* ---- errors ---- */
 
@@ -106,7 +112,7 @@ double sala_rng_normal(sala_rng *r);
 
 /* ---- arithmetic helpers ---- */
 
-char *sala_strdup(const char *s);                  /* NULL-safe: NULL gives NULL */
+char *sala_strdup(const char *s); /* NULL-safe: NULL gives NULL */
 char *sala_strndup(const char *s, size_t n);
 char *sala_path_join(const char *dir, const char *name); /* malloc'ed; NULL when memory is out */
 /* "1.5 GiB"; writes at most 32 bytes. Returns dst. */

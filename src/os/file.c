@@ -53,9 +53,15 @@ static void advise(const void *data, size_t bytes, int advice)
         madvise((void *)begin, end - begin, advice);
 }
 
-void sala_os_map_will_need(const void *data, size_t bytes) { advise(data, bytes, MADV_WILLNEED); }
+void sala_os_map_will_need(const void *data, size_t bytes)
+{
+    advise(data, bytes, MADV_WILLNEED);
+}
 
-void sala_os_map_drop(const void *data, size_t bytes) { advise(data, bytes, MADV_DONTNEED); }
+void sala_os_map_drop(const void *data, size_t bytes)
+{
+    advise(data, bytes, MADV_DONTNEED);
+}
 
 int sala_os_read_file(uint8_t **out, size_t *bytes, const char *path, size_t limit)
 {
@@ -204,7 +210,10 @@ int sala_os_out_write_at(sala_out_file *f, uint64_t offset, const void *data, si
     return f->error;
 }
 
-uint64_t sala_os_out_tell(const sala_out_file *f) { return f->offset; }
+uint64_t sala_os_out_tell(const sala_out_file *f)
+{
+    return f->offset;
+}
 
 static void forget(sala_out_file *f)
 {
@@ -294,7 +303,10 @@ int sala_os_make_dirs(const char *path)
     return rc;
 }
 
-static int compare_names(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
 
 int sala_os_list_dir(const char *path, bool (*fn)(void *user, const char *name), void *user)
 {

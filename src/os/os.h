@@ -30,11 +30,11 @@ int sala_os_read_file(uint8_t **out, size_t *bytes, const char *path, size_t lim
  * commit. Any failed write is remembered and returned by commit, which then removes the temporary file. */
 typedef struct sala_out_file sala_out_file;
 int sala_os_out_open(sala_out_file **out, const char *path);
-int sala_os_out_write(sala_out_file *f, const void *data, size_t bytes);                  /* appends; buffered */
+int sala_os_out_write(sala_out_file *f, const void *data, size_t bytes);                     /* appends; buffered */
 int sala_os_out_write_at(sala_out_file *f, uint64_t offset, const void *data, size_t bytes); /* leaves the end alone */
 uint64_t sala_os_out_tell(const sala_out_file *f);
-int sala_os_out_commit(sala_out_file *f);  /* closes and frees f in any case */
-void sala_os_out_abort(sala_out_file *f);  /* removes, closes, frees; NULL is fine */
+int sala_os_out_commit(sala_out_file *f); /* closes and frees f in any case */
+void sala_os_out_abort(sala_out_file *f); /* removes, closes, frees; NULL is fine */
 /* Removes the temporary files of every sala_out_file still open; async-signal-safe, for SIGINT handlers. */
 void sala_os_out_abort_all(void);
 

@@ -1,8 +1,8 @@
 /* The thread pool: work is a counter that threads take tasks from; nobody is assigned anything beforehand, so a thread
  * that the system took off its core delays only the task it holds.
  *
- * One run is a generation. `ticket` packs generation (high 32 bits) and next task (low 32 bits) into one word, so that a
- * late thread cannot take a task of a run that it knows nothing of. Threads that find nothing to do spin for a short
+ * One run is a generation. `ticket` packs generation (high 32 bits) and next task (low 32 bits) into one word, so that
+ * a late thread cannot take a task of a run that it knows nothing of. Threads that find nothing to do spin for a short
  * while (the next layer's work comes within microseconds during decoding) and then sleep on a condition variable. */
 #include "os/os.h"
 
@@ -26,15 +26,15 @@ enum { SPIN_ROUNDS = 400 };
 struct sala_pool {
     int n_threads;
     pthread_t *threads;
-    pthread_mutex_t turn;   /* one run at a time */
-    pthread_mutex_t lock;   /* guards sleeping */
-    pthread_cond_t wake;    /* workers wait for a new generation */
-    pthread_cond_t done;    /* the caller waits for the last task */
+    pthread_mutex_t turn;    /* one run at a time */
+    pthread_mutex_t lock;    /* guards sleeping */
+    pthread_cond_t wake;     /* workers wait for a new generation */
+    pthread_cond_t done;     /* the caller waits for the last task */
     _Atomic uint64_t ticket; /* generation << 32 | next task; published with release after the fields below */
     _Atomic int n_tasks;
     _Atomic(sala_task_fn *) fn;
     _Atomic(void *) user;
-    _Atomic int n_left;     /* tasks not yet finished; the last decrement releases the results to the caller */
+    _Atomic int n_left; /* tasks not yet finished; the last decrement releases the results to the caller */
     _Atomic int n_asleep;
     _Atomic bool caller_waits;
     _Atomic bool stop;
@@ -162,7 +162,10 @@ void sala_pool_close(sala_pool *p)
     free(p);
 }
 
-int sala_pool_size(const sala_pool *p) { return p->n_threads; }
+int sala_pool_size(const sala_pool *p)
+{
+    return p->n_threads;
+}
 
 void sala_pool_run(sala_pool *p, int n_tasks, sala_task_fn *fn, void *user)
 {

@@ -44,7 +44,10 @@ uint64_t sala_os_peak_rss(void)
     return (uint64_t)u.ru_maxrss * 1024;
 }
 
-uint64_t sala_os_rss(void) { return read_proc("/proc/self/status", "VmRSS:"); }
+uint64_t sala_os_rss(void)
+{
+    return read_proc("/proc/self/status", "VmRSS:");
+}
 
 /* One number in a file, or UINT64_MAX ("max", no such file). */
 static uint64_t read_number(const char *path)
@@ -184,7 +187,10 @@ uint32_t sala_os_cpu_features(void)
     return f;
 }
 #else
-uint32_t sala_os_cpu_features(void) { return 0; }
+uint32_t sala_os_cpu_features(void)
+{
+    return 0;
+}
 #endif
 
 int sala_os_cpu_count(void)

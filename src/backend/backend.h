@@ -1,0 +1,136 @@
+/* The device border: everything the forward pass asks of a machine, as one table of functions. The CPU fills it here;
+ * another device fills the same table elsewhere.
+ *
+ * Operations are as large as what one device call should do, take explicit shapes, and run in the order of the calls.
+ * They never hand data back to the host: sala_backend_ops.download is the only way out, and it waits. Activations are
+ * rows in the device's own type and memory (f32 on the CPU); the host treats sala_act pointers as opaque except for
+ * adding whole elements to them.
+ *
+ * A weight is a handle: shape and logical type. How it lies in memory (as in the file, packed, on a device) is the
+ * backend's business. */
+#ifndef SALA_BACKEND_BACKEND_H
+#define SALA_BACKEND_BACKEND_H
+
+#include "base/base.h"
+#include "tensor/dtype.h"
+
+typedef float sala_act;
+
+typedef struct sala_backend sala_backend;
+typedef struct sala_weight sala_weight;
+
+/* One output of a linear group: out[t][r] = sum over c of W[r][c] x[t][c] (+ bias[r]). */
+typedef struct sala_linear_out {
+    const sala_weight *weight;
+    sala_act *out;
+    int64_t out_stride;   /* elements from one token's row to the next */
+    const sala_act *bias; /* device memory, or NULL */
+} sala_linear_out;
+
+/* Rows of one session in a batch: consecutive rows at consecutive positions. */
+typedef struct sala_attn_seq {
+    int64_t first_row;
+    int64_t n_rows;
+    int64_t position;    /* of the first row; row i sees the keys [0, position + i] */
+    void *const *blocks; /* block table: tokens 64 b .. 64 b + 63 lie in blocks[b] */
+} sala_attn_seq;
+
+/* Where one layer's keys and values lie inside a block: K [n_kv_heads][64][head_dim], then V the same. */
+typedef struct sala_kv_shape {
+    sala_dtype dtype; /* F32 or F16 */
+    int n_kv_heads, head_dim;
+    size_t layer_offset; /* bytes from the block's start */
+} sala_kv_shape;
+
+typedef struct sala_attn_args {
+    const sala_attn_seq *seqs;
+    int n_seqs;
+    int64_t n_rows;
+    sala_kv_shape kv;
+    int n_heads;
+    float scale;
+    int64_t window;    /* a query sees at most this many last keys; 0: all */
+    const sala_act *q; /* [n_rows][q_stride], heads side by side */
+    int64_t q_stride;
+    sala_act *out; /* [n_rows][out_stride] */
+    int64_t out_stride;
+} sala_attn_args;
+
+typedef struct sala_rope_args {
+    const float *cos, *sin; /* host memory, [n_rows][n_rot / 2] */
+    int n_rot;              /* 0: no rotation */
+    bool half;
+    const sala_act *norm; /* RMS norm of each head before the rotation, [head_dim], or NULL */
+    float eps;
+} sala_rope_args;
+
+/* The largest of everything that operations will be asked for. */
+typedef struct sala_backend_limits {
+    int64_t rows;   /* of a batch */
+    int64_t cols;   /* of a matrix */
+    int64_t tokens; /* of a session; more work, but more slowly */
+    int n_heads, n_kv_heads, head_dim;
+} sala_backend_limits;
+
+typedef struct sala_backend_ops {
+    const char *name;
+    void (*close)(sala_backend *be);
+    const char *(*describe)(const sala_backend *be); /* kernel family or device name */
+
+    /* ---- memory ---- */
+    void *(*alloc)(sala_backend *be, size_t bytes); /* device memory; NULL when it is out */
+    void (*free)(sala_backend *be, void *p, size_t bytes);
+    void (*upload)(sala_backend *be, void *dst, const void *src, size_t bytes);
+    void (*download)(sala_backend *be, void *dst, const void *src, size_t bytes);
+    /* Gets the memory that operations need beside their operands. Must come before the first operation. */
+    sala_status (*reserve)(sala_backend *be, const sala_backend_limits *limits, sala_error *err);
+
+    /* ---- weights ---- */
+    /* data: mapped file memory that stays valid until weight_free. The backend may copy (pack) it and then drop the
+     * file's pages. */
+    sala_status (*weight_new)(sala_backend *be, sala_weight **out, sala_dtype dtype, int64_t rows, int64_t cols,
+                              const void *data, sala_error *err);
+    void (*weight_free)(sala_backend *be, sala_weight *w);
+    uint64_t (*weight_bytes)(const sala_weight *w); /* memory beside the mapped file */
+    /* out[i] = scale * row ids[i], as floats; ids in host memory, within the matrix. */
+    void (*get_rows)(sala_backend *be, sala_act *out, const sala_weight *w, const int32_t *ids, int64_t n, float scale);
+    /* Row r as plain f32 in host memory (export, calibration). */
+    void (*export_row)(sala_backend *be, float *out, const sala_weight *w, int64_t row);
+
+    /* ---- operations ---- */
+    /* Several matrices on the same input x [n_rows][cols]. */
+    void (*linear_group)(sala_backend *be, const sala_linear_out *outs, int n_outs, const sala_act *x, int64_t n_rows,
+                         int64_t cols);
+    void (*rms_norm)(sala_backend *be, sala_act *out, const sala_act *x, const sala_act *w, int64_t n_rows, int64_t n,
+                     float eps);
+    /* x += r * y, then out = rms_norm(x) * w. */
+    void (*add_norm)(sala_backend *be, sala_act *out, sala_act *x, const sala_act *y, float r, const sala_act *w,
+                     int64_t n_rows, int64_t n, float eps);
+    void (*scale)(sala_backend *be, sala_act *x, float s, int64_t n_rows, int64_t n);
+    /* out = silu(gate) * up */
+    void (*swiglu)(sala_backend *be, sala_act *out, const sala_act *gate, const sala_act *up, int64_t n_rows,
+                   int64_t n);
+    /* Heads of x [n_rows][stride]: normalised, then rotated, in place. */
+    void (*rope)(sala_backend *be, sala_act *x, int64_t stride, int n_heads, int head_dim, int64_t n_rows,
+                 const sala_rope_args *args);
+    /* Puts k, v [n_rows][stride] into the blocks of their sessions (which must be there and be written by nobody else).
+     */
+    void (*kv_store)(sala_backend *be, const sala_attn_seq *seqs, int n_seqs, const sala_kv_shape *kv,
+                     const sala_act *k, const sala_act *v, int64_t stride);
+    void (*attention)(sala_backend *be, const sala_attn_args *args);
+    /* out[i] = x[rows[i]]; rows in host memory. */
+    void (*gather)(sala_backend *be, sala_act *out, const sala_act *x, const int32_t *rows, int64_t n_rows, int64_t n);
+    /* False when some element of x is infinite or not a number. */
+    bool (*all_finite)(sala_backend *be, const sala_act *x, int64_t n);
+} sala_backend_ops;
+
+struct sala_backend {
+    const sala_backend_ops *ops;
+};
+
+/* kernels: as sala_model_params.kernels. n_threads: 0 for one per physical core. */
+sala_status sala_backend_cpu_open(sala_backend **out, const char *kernels, int n_threads, bool no_pack,
+                                  sala_error *err);
+int sala_backend_cpu_threads(const sala_backend *be);
+
+#endif

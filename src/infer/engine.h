@@ -1,0 +1,40 @@
+/* What stands behind the opaque types of sala.h. */
+#ifndef SALA_INFER_ENGINE_H
+#define SALA_INFER_ENGINE_H
+
+#include "kernels/kernels.h"
+#include "model/net.h"
+#include "text/chat.h"
+#include "text/tokenizer.h"
+
+#include <pthread.h>
+
+struct sala_model {
+    char *path;
+    sala_checkpoint files; /* vocab_only: owned here; otherwise moved into the net */
+    sala_net *net;         /* NULL when vocab_only */
+    sala_backend *be;
+    const sala_config *config;
+    sala_tokenizer *tokenizer;
+    sala_chat *chat, *chat_tools; /* NULL: no template; chat_tools may be the same as chat */
+    int32_t *end_tokens;
+    int n_end_tokens;
+    sala_dtype main_type; /* holds most of the weights */
+    uint64_t n_params, weight_bytes;
+    sala_kernels sampling_kernels; /* for logits in host memory */
+    bool ref;                      /* reference kernels: caches default to f32 */
+    pthread_mutex_t turn;          /* one forward pass at a time */
+};
+
+struct sala_session {
+    sala_model *model;
+    sala_timeline line;
+    int64_t max_tokens;
+    int32_t *tokens; /* [line.kv.length] what it holds */
+    int64_t cap_tokens;
+};
+
+bool sala_model_is_end(const sala_model *model, int32_t token);
+sala_dtype sala_kv_dtype(const sala_model *model, sala_kv_type kv);
+
+#endif

@@ -1,0 +1,232 @@
+/* Sessions: a timeline of tokens with its keys and values. */
+#include "infer/engine.h"
+
+#include "os/os.h"
+
+#include <stdlib.h>
+
+sala_dtype sala_kv_dtype(const sala_model *model, sala_kv_type kv)
+{
+    if (kv == SALA_KV_DEFAULT)
+        return model->ref ? SALA_F32 : SALA_F16;
+    return kv == SALA_KV_F32 ? SALA_F32 : SALA_F16;
+}
+
+static sala_status layout_of(sala_kv_layout *out, const sala_model *model, sala_kv_type kv, sala_error *err)
+{
+    const sala_config *c = model->config;
+    return sala_kv_layout_init(out, sala_kv_dtype(model, kv), c->n_layers, c->n_kv_heads, c->head_dim, err);
+}
+
+uint64_t sala_session_bytes_at(const sala_model *model, sala_kv_type kv, int64_t n_tokens)
+{
+    sala_kv_layout layout;
+    return layout_of(&layout, model, kv, NULL) == SALA_OK ? sala_kv_bytes_at(&layout, n_tokens) : UINT64_MAX;
+}
+
+sala_status sala_session_open(sala_session **out, sala_model *model, const sala_session_params *params, sala_error *err)
+{
+    static const sala_session_params defaults = {0};
+    const sala_session_params p = params ? *params : defaults;
+    if (!model->net)
+        return sala_fail(err, SALA_E_STATE,
+                         "the model was opened for its vocabulary only; a session needs its weights");
+    if (p.max_tokens < 0 || p.planned_tokens < 0)
+        return sala_fail(err, SALA_E_INVALID, "a context of %lld tokens; expected a positive number",
+                         (long long)sala_min_i64(p.max_tokens, p.planned_tokens));
+    sala_session *s = calloc(1, sizeof *s);
+    if (!s)
+        return sala_fail_memory(err, sizeof *s);
+    s->model = model;
+    sala_kv_layout layout;
+    sala_status st = layout_of(&layout, model, p.kv, err);
+    if (st != SALA_OK) {
+        free(s);
+        return st;
+    }
+    const uint64_t room = sala_os_memory_available();
+    if (p.max_tokens > 0) {
+        s->max_tokens = p.max_tokens;
+        const uint64_t need = sala_kv_bytes_at(&layout, p.max_tokens);
+        if (need > room) {
+            char a[32], b[32];
+            free(s);
+            return sala_fail(err, SALA_E_MEMORY,
+                             "a context of %lld tokens takes %s of keys and values, but only %s of memory is free; "
+                             "ask for at most %lld tokens",
+                             (long long)p.max_tokens, sala_format_bytes(a, need), sala_format_bytes(b, room),
+                             (long long)(room / layout.block_bytes * SALA_KV_BLOCK_TOKENS));
+        }
+    } else {
+        const int64_t fits = (int64_t)(room / layout.block_bytes) * SALA_KV_BLOCK_TOKENS;
+        s->max_tokens = sala_max_i64(1, sala_min_i64(model->config->n_ctx_train, fits));
+    }
+    const sala_rope_config *rope = &model->config->rope;
+    const int64_t original = rope->original_max > 0 ? rope->original_max : model->config->n_ctx_train;
+    const int64_t planned = p.planned_tokens > 0 ? p.planned_tokens : s->max_tokens;
+    s->line.long_rope = (p.longrope == SALA_LONGROPE_BY_CONFIG ? model->config->n_ctx_train : planned) > original;
+    sala_kv_init(&s->line.kv, &layout);
+    *out = s;
+    return SALA_OK;
+}
+
+void sala_session_close(sala_session *s)
+{
+    if (!s)
+        return;
+    sala_kv_free(&s->line.kv);
+    free(s->tokens);
+    free(s);
+}
+
+int64_t sala_session_length(const sala_session *s)
+{
+    return s->line.kv.length;
+}
+
+int64_t sala_session_max_tokens(const sala_session *s)
+{
+    return s->max_tokens;
+}
+
+const int32_t *sala_session_tokens(const sala_session *s, size_t *n)
+{
+    *n = (size_t)s->line.kv.length;
+    return s->tokens;
+}
+
+uint64_t sala_session_bytes(const sala_session *s)
+{
+    return sala_kv_bytes(&s->line.kv);
+}
+
+sala_status sala_session_rollback(sala_session *s, int64_t n_keep, sala_error *err)
+{
+    if (n_keep < 0 || n_keep > s->line.kv.length)
+        return sala_fail(err, SALA_E_INVALID, "cannot roll back to %lld tokens: the session holds %lld",
+                         (long long)n_keep, (long long)s->line.kv.length);
+    sala_kv_rollback(&s->line.kv, n_keep);
+    return SALA_OK;
+}
+
+static bool reserve_tokens(sala_session *s, int64_t n)
+{
+    if (n <= s->cap_tokens)
+        return true;
+    const int64_t cap = sala_max_i64(n, s->cap_tokens * 3 / 2 + 64);
+    int32_t *more = realloc(s->tokens, (size_t)cap * sizeof *more);
+    if (!more)
+        return false;
+    s->tokens = more;
+    s->cap_tokens = cap;
+    return true;
+}
+
+sala_status sala_session_fork(sala_session **out, const sala_session *session, sala_error *err)
+{
+    sala_session *s = calloc(1, sizeof *s);
+    const int64_t n = session->line.kv.length;
+    if (!s || !reserve_tokens(s, n)) {
+        free(s);
+        return sala_fail_memory(err, (uint64_t)n * sizeof *s->tokens);
+    }
+    s->model = session->model;
+    s->max_tokens = session->max_tokens;
+    s->line.long_rope = session->line.long_rope;
+    const sala_status st = sala_kv_fork(&s->line.kv, &session->line.kv, err);
+    if (st != SALA_OK) {
+        free(s->tokens);
+        free(s);
+        return st;
+    }
+    if (n)
+        memcpy(s->tokens, session->tokens, (size_t)n * sizeof *s->tokens);
+    *out = s;
+    return SALA_OK;
+}
+
+sala_status sala_forward(sala_model *model, sala_session *const *sessions, int n_sessions, const sala_row *rows,
+                         int n_rows, float *logits, sala_error *err)
+{
+    if (!model->net)
+        return sala_fail(err, SALA_E_STATE, "the model was opened for its vocabulary only");
+    if (n_sessions < 0 || n_rows < 0 || (n_rows > 0 && (!rows || n_sessions == 0)))
+        return sala_fail(err, SALA_E_INVALID, "a batch of %d rows for %d sessions", n_rows, n_sessions);
+    if (n_rows == 0)
+        return SALA_OK;
+    sala_timeline **lines = calloc((size_t)n_sessions, sizeof *lines + sizeof(int64_t));
+    sala_net_row *net_rows = malloc((size_t)n_rows * sizeof *net_rows);
+    sala_status st = SALA_OK;
+    if (!lines || !net_rows) {
+        st = sala_fail_memory(err, (uint64_t)n_rows * sizeof *net_rows);
+        goto out;
+    }
+    int64_t *count = (int64_t *)(void *)(lines + n_sessions);
+    for (int i = 0; i < n_sessions; i++) {
+        if (sessions[i]->model != model) {
+            st = sala_fail(err, SALA_E_INVALID, "session %d belongs to another model", i);
+            goto out;
+        }
+        for (int j = 0; j < i; j++)
+            if (sessions[i] == sessions[j]) {
+                st = sala_fail(err, SALA_E_INVALID, "sessions %d and %d of the call are the same", j, i);
+                goto out;
+            }
+        lines[i] = &sessions[i]->line;
+    }
+    for (int i = 0; i < n_rows; i++) {
+        net_rows[i] = (sala_net_row){rows[i].token, rows[i].session, rows[i].want};
+        if (rows[i].session >= 0 && rows[i].session < n_sessions)
+            count[rows[i].session]++;
+    }
+    for (int i = 0; i < n_sessions; i++) {
+        const int64_t after = lines[i]->kv.length + count[i];
+        if (after > sessions[i]->max_tokens) {
+            st = sala_fail(err, SALA_E_LIMIT, "%lld tokens do not fit: the session holds %lld and its limit is %lld",
+                           (long long)count[i], (long long)lines[i]->kv.length, (long long)sessions[i]->max_tokens);
+            goto out;
+        }
+        if (!reserve_tokens(sessions[i], after)) {
+            st = sala_fail_memory(err, (uint64_t)after * sizeof(int32_t));
+            goto out;
+        }
+    }
+    pthread_mutex_lock(&model->turn);
+    st = sala_net_forward(model->net, lines, n_sessions, net_rows, n_rows, logits, err);
+    pthread_mutex_unlock(&model->turn);
+    if (st == SALA_OK) {
+        for (int i = 0; i < n_rows; i++) {
+            const int s = rows[i].session;
+            sessions[s]->tokens[lines[s]->kv.length - count[s]--] = rows[i].token;
+        }
+    }
+out:
+    free(lines);
+    free(net_rows);
+    return st;
+}
+
+sala_status sala_prefill(sala_session *s, const int32_t *ids, size_t n_ids, int chunk, float *logits,
+                         sala_progress_fn *progress, void *user, sala_error *err)
+{
+    if (chunk <= 0)
+        chunk = 512;
+    if (n_ids > (size_t)(s->max_tokens - s->line.kv.length))
+        return sala_fail(err, SALA_E_LIMIT, "%zu tokens do not fit: the session holds %lld and its limit is %lld",
+                         n_ids, (long long)s->line.kv.length, (long long)s->max_tokens);
+    sala_row *rows = malloc((size_t)chunk * sizeof *rows);
+    if (!rows)
+        return sala_fail_memory(err, (uint64_t)chunk * sizeof *rows);
+    sala_status st = SALA_OK;
+    for (size_t at = 0; at < n_ids && st == SALA_OK;) {
+        const int n = (int)sala_min_i64(chunk, (int64_t)(n_ids - at));
+        for (int i = 0; i < n; i++)
+            rows[i] = (sala_row){ids[at + (size_t)i], 0, logits && at + (size_t)i + 1 == n_ids};
+        st = sala_forward(s->model, &s, 1, rows, n, logits, err);
+        at += (size_t)n;
+        if (st == SALA_OK && progress && !progress(user, "reading the prompt", at, n_ids) && at < n_ids)
+            st = sala_fail(err, SALA_E_CANCELLED, "cancelled after %zu of %zu tokens", at, n_ids);
+    }
+    free(rows);
+    return st;
+}

@@ -1,0 +1,96 @@
+/* A loaded model: config, weights on a backend, and the forward pass.
+ *
+ * The forward pass is written once for all families. A layer is
+ *     h += r * mixer(norm(h));  h += r * ffn(norm(h))
+ * and the mixer (mixer.h) is chosen per layer from the config. */
+#ifndef SALA_MODEL_NET_H
+#define SALA_MODEL_NET_H
+
+#include "backend/backend.h"
+#include "model/checkpoint.h"
+#include "state/kv.h"
+
+typedef struct sala_layer {
+    sala_weight *q, *k, *v, *o, *gate, *up, *down;
+    sala_act *attn_norm, *ffn_norm;
+    sala_act *q_norm, *k_norm;                   /* NULL: none */
+    sala_act *q_bias, *k_bias, *v_bias, *o_bias; /* NULL: none */
+    sala_act *gate_bias, *up_bias, *down_bias;
+} sala_layer;
+
+/* Rows of activations that one layer reads and writes. Inference shares one set between all layers; a training step
+ * hands in slots of its tape instead and finds there what the backward pass needs. */
+typedef struct sala_layer_buffers {
+    sala_act *h;         /* [rows][n_embd] residual stream */
+    sala_act *normed;    /* [rows][n_embd] */
+    sala_act *q, *k, *v; /* [rows][heads * head_dim] */
+    sala_act *mixed;     /* [rows][n_heads * head_dim] */
+    sala_act *gate, *up; /* [rows][n_ff]; the product goes to gate */
+    sala_act *out;       /* [rows][n_embd] output of a sublayer before it is added */
+} sala_layer_buffers;
+
+typedef enum sala_observe_point {
+    SALA_OBSERVE_ATTN_IN,  /* input of q, k, v */
+    SALA_OBSERVE_ATTN_OUT, /* input of o */
+    SALA_OBSERVE_FFN_IN,   /* input of gate, up */
+    SALA_OBSERVE_FFN_MID,  /* input of down */
+    SALA_OBSERVE_HIDDEN,   /* residual stream after the layer */
+} sala_observe_point;
+
+/* Called at each point of each layer with rows in device memory. For calibration, alignment and heat maps. */
+typedef struct sala_observer {
+    void (*fn)(void *user, int layer, sala_observe_point point, const sala_act *x, int64_t n_rows, int64_t n);
+    void *user;
+} sala_observer;
+
+typedef struct sala_net {
+    sala_checkpoint files;
+    const sala_config *config;
+    sala_backend *be;
+    sala_weight *embed, *head; /* head == embed when tied */
+    sala_act *out_norm;
+    sala_layer *layers;
+    /* Small vectors of all layers (norms, biases), one allocation on the device. */
+    sala_act *vectors;
+    size_t vectors_bytes;
+    /* Scratch for batches of up to max_rows rows. */
+    int64_t max_rows, max_logit_rows;
+    void *scratch;
+    size_t scratch_bytes;
+    sala_layer_buffers buffers;
+    sala_act *logits;           /* [max_logit_rows][n_vocab] */
+    float *rope_cos, *rope_sin; /* host, [max_rows][n_rot / 2] */
+    double *inv_freq[2];        /* short, long */
+    double rope_factor[2];
+    sala_observer observer;
+} sala_net;
+
+typedef bool sala_net_progress_fn(void *user, const char *what, uint64_t done, uint64_t total);
+
+/* Loads the weights of `files` (which moves into the net, also on failure) onto `be` (borrowed). */
+sala_status sala_net_open(sala_net **out, sala_checkpoint *files, sala_backend *be, sala_net_progress_fn *progress,
+                          void *user, sala_error *err);
+void sala_net_close(sala_net *net);
+/* Memory that a net takes beside its weights. */
+uint64_t sala_net_scratch_bytes(const sala_config *c);
+uint64_t sala_net_weight_bytes(const sala_net *net); /* packed copies; mapped weights not counted */
+
+/* One timeline of tokens as the forward pass sees it. */
+typedef struct sala_timeline {
+    sala_kv kv;
+    bool long_rope; /* rotate with the long list */
+} sala_timeline;
+
+typedef struct sala_net_row {
+    int32_t token;
+    int32_t session; /* index into the timelines of the call */
+    bool want;
+} sala_net_row;
+
+/* Runs the rows behind what their timelines hold and commits them. logits (host): [number of wanted rows][n_vocab] in
+ * the order of the rows; may be NULL when none is wanted. On failure no timeline has changed. Not re-entrant: one call
+ * at a time for one net. */
+sala_status sala_net_forward(sala_net *net, sala_timeline *const *timelines, int n_timelines, const sala_net_row *rows,
+                             int64_t n_rows, float *logits, sala_error *err);
+
+#endif
