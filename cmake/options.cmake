@@ -10,7 +10,7 @@ pkg_check_modules(EDIT IMPORTED_TARGET libedit)
 
 add_library(sala_flags INTERFACE)
 target_include_directories(sala_flags INTERFACE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
-target_compile_definitions(sala_flags INTERFACE _GNU_SOURCE)
+target_compile_definitions(sala_flags INTERFACE _GNU_SOURCE SALA_SHARED)
 # No contraction: a product and a sum are rounded as written, so that kernels keep the order and number of roundings
 # that they state. -fno-math-errno lets sqrt be one instruction; no other relaxed mathematics.
 target_compile_options(sala_flags INTERFACE
