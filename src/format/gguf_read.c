@@ -18,13 +18,6 @@
 #define MIN_KV_BYTES 14
 #define MIN_TENSOR_BYTES 25
 
-/* Names live in chunks, so that pointers to them stay valid while more are added. */
-typedef struct name_chunk {
-    struct name_chunk *next;
-    size_t used, cap;
-    char text[];
-} name_chunk;
-
 typedef struct part {
     sala_map map; /* data is NULL when the bytes are the caller's */
     const uint8_t *data;
@@ -39,7 +32,7 @@ struct sala_gguf {
     sala_tensor *tensors;
     size_t n_tensors, tensor_cap;
     sala_name_index kv_index, tensor_index;
-    name_chunk *names;
+    sala_name_pool names;
 };
 
 /* One part while it is being read. */
@@ -52,24 +45,6 @@ typedef struct parse {
     size_t n_kv, kv_cap;
     sala_error *err;
 } parse;
-
-static const char *copy_name(sala_gguf *g, const char *s, size_t n)
-{
-    name_chunk *c = g->names;
-    if (!c || c->cap - c->used < n + 1) {
-        const size_t cap = n + 1 > 8192 ? n + 1 : 8192;
-        c = malloc(sizeof *c + cap);
-        if (!c)
-            return NULL;
-        *c = (name_chunk){.next = g->names, .cap = cap};
-        g->names = c;
-    }
-    char *dst = c->text + c->used;
-    memcpy(dst, s, n);
-    dst[n] = 0;
-    c->used += n + 1;
-    return dst;
-}
 
 static uint64_t left(const sala_reader *r)
 {
@@ -218,7 +193,7 @@ static sala_status parse_kv(parse *p, uint64_t i)
         return sala_fail_at(p->err, SALA_E_CORRUPT, (int64_t)key_at,
                             "metadata entry %" PRIu64 ": the key is empty, longer than %d bytes or not plain text", i,
                             SALA_GGUF_MAX_KEY);
-    sala_gguf_kv kv = {.key = copy_name(p->g, s, n), .count = 1};
+    sala_gguf_kv kv = {.key = sala_name_copy(&p->g->names, s, n), .count = 1};
     if (!kv.key)
         return sala_fail_memory(p->err, n);
     snprintf(what, sizeof what, "the value of \"%.50s\"", kv.key);
@@ -302,7 +277,7 @@ static sala_status parse_tensor(parse *p, uint64_t i, sala_tensor *t, uint64_t *
         return sala_fail_at(err, SALA_E_CORRUPT, at,
                             "tensor %" PRIu64 ": the name is empty, longer than %d bytes or not plain text", i,
                             SALA_MAX_TENSOR_NAME);
-    t->name = copy_name(p->g, s, n);
+    t->name = sala_name_copy(&p->g->names, s, n);
     if (!t->name)
         return sala_fail_memory(err, n);
     if (left(r) < 4)
@@ -543,11 +518,7 @@ static void release(sala_gguf *g)
     for (size_t i = 0; i < g->n_parts; i++)
         if (g->parts[i].map.data)
             sala_os_unmap(&g->parts[i].map);
-    while (g->names) {
-        name_chunk *next = g->names->next;
-        free(g->names);
-        g->names = next;
-    }
+    sala_name_pool_free(&g->names);
     sala_name_index_free(&g->kv_index);
     sala_name_index_free(&g->tensor_index);
     free(g->parts);

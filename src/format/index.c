@@ -14,6 +14,39 @@ bool sala_name_is_clean(const char *name, size_t n)
     return n > 0;
 }
 
+struct sala_name_chunk {
+    struct sala_name_chunk *next;
+    size_t used, cap;
+    char text[];
+};
+
+const char *sala_name_copy(sala_name_pool *pool, const char *s, size_t n)
+{
+    struct sala_name_chunk *c = pool->chunks;
+    if (!c || c->cap - c->used < n + 1) {
+        const size_t cap = n + 1 > 8192 ? n + 1 : 8192;
+        c = malloc(sizeof *c + cap);
+        if (!c)
+            return NULL;
+        *c = (struct sala_name_chunk){.next = pool->chunks, .cap = cap};
+        pool->chunks = c;
+    }
+    char *dst = c->text + c->used;
+    memcpy(dst, s, n);
+    dst[n] = 0;
+    c->used += n + 1;
+    return dst;
+}
+
+void sala_name_pool_free(sala_name_pool *pool)
+{
+    while (pool->chunks) {
+        struct sala_name_chunk *next = pool->chunks->next;
+        free(pool->chunks);
+        pool->chunks = next;
+    }
+}
+
 static int compare_names(const void *a, const void *b)
 {
     return strcmp(((const sala_name_entry *)a)->name, ((const sala_name_entry *)b)->name);

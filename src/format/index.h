@@ -13,6 +13,14 @@
  * written as JSON and kept as a C string. */
 bool sala_name_is_clean(const char *name, size_t n);
 
+/* Names live in chunks, so that pointers to them stay valid while more are added. */
+typedef struct sala_name_pool {
+    struct sala_name_chunk *chunks;
+} sala_name_pool;
+
+const char *sala_name_copy(sala_name_pool *pool, const char *s, size_t n); /* NULL when memory is out */
+void sala_name_pool_free(sala_name_pool *pool);
+
 typedef struct sala_name_entry {
     const char *name; /* borrowed */
     size_t item;
