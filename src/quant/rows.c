@@ -67,8 +67,8 @@ static int64_t first_beyond(const float *x, int64_t n, float limit)
 
 static sala_status too_large(sala_error *err, sala_dtype dtype, int64_t at, float value)
 {
-    return sala_fail_at(err, SALA_E_NUMERIC, at, "weight %" PRId64 " is %g, too large for %s; use BF16 or F32", at,
-                        (double)value, sala_dtype_name(dtype));
+    return sala_fail_at(err, SALA_E_NUMERIC, at, "the weight %g is too large for %s; use BF16 or F32", (double)value,
+                        sala_dtype_name(dtype));
 }
 
 /* Scaled to mean 1 and kept away from zero, so that a column the calibration never touched still gets some care.
@@ -115,7 +115,7 @@ sala_status sala_quantize_rows(sala_dtype dtype, void *dst, const float *src, in
 
     const int64_t bad = first_beyond(src, (int64_t)n, 3.4028235e38f);
     if (bad < (int64_t)n)
-        return sala_fail_at(err, SALA_E_NUMERIC, bad, "weight %" PRId64 " is %s", bad,
+        return sala_fail_at(err, SALA_E_NUMERIC, bad, "the weight is %s, expected a finite number",
                             isnan(src[bad]) ? "not a number" : "infinite");
     if (dtype == SALA_F32) {
         memcpy(dst, src, (size_t)n * 4);
