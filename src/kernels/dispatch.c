@@ -40,7 +40,7 @@ const char *const *sala_kernels_families(void)
 {
     static const char *const names[] = {"ref",
 #if SALA_KERNELS_X86
-                                        "avx2", "avx512",
+                                        "avx2", "avxvnni", "avx512",
 #elif SALA_KERNELS_ARM
                                         "neon",
 #endif

@@ -1,0 +1,5 @@
+/* Element-wise kernels, reductions and attention for AVX2. */
+#include "kernels/x86/lanes_256.h"
+
+#define OPS_FILL sala_fill_avx2
+#include "kernels/x86/ops.h"

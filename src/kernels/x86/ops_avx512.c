@@ -1,0 +1,5 @@
+/* Element-wise kernels, reductions and attention for AVX-512. */
+#include "kernels/x86/lanes_512.h"
+
+#define OPS_FILL sala_fill_avx512
+#include "kernels/x86/ops.h"
