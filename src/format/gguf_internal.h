@@ -7,6 +7,9 @@
 #define SALA_GGUF_VERSION 3
 #define SALA_GGUF_ALIGNMENT 32 /* unless general.alignment says otherwise */
 #define SALA_GGUF_MAX_KEY 65535
+#define SALA_GGUF_MAX_ALIGNMENT (1 << 24)
+
+bool sala_gguf_kv_i64(const sala_gguf_kv *kv, int64_t *out); /* of a scalar, as sala_gguf_get_i64() */
 
 /* Bytes of one value of a fixed size; 0 for strings and arrays. */
 static inline uint64_t sala_gguf_type_bytes(sala_gguf_type type)

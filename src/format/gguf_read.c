@@ -12,7 +12,6 @@
 #include <stdlib.h>
 
 #define MAX_NESTING 4
-#define MAX_ALIGNMENT (1u << 24)
 /* Smallest possible entries: a key of one byte, its type and a one-byte value; a name of one byte without dimensions.
  */
 #define MIN_KV_BYTES 14
@@ -123,7 +122,7 @@ static bool load_f64(sala_gguf_type type, sala_reader r, double *out)
     return true;
 }
 
-static bool scalar_i64(const sala_gguf_kv *kv, int64_t *out)
+bool sala_gguf_kv_i64(const sala_gguf_kv *kv, int64_t *out)
 {
     int64_t v;
     if (!load_i64(kv->type, sala_reader_of(kv->raw, (size_t)kv->raw_bytes), &v))
@@ -450,8 +449,9 @@ static sala_status parse_part(parse *p, const part *in)
         if (strcmp(p->kv[i].key, "general.alignment") != 0)
             continue;
         int64_t a;
-        if (!scalar_i64(&p->kv[i], &a) || a < 1 || a > MAX_ALIGNMENT || (a & (a - 1)))
-            return sala_fail(err, SALA_E_CORRUPT, "general.alignment must be a power of two up to %u", MAX_ALIGNMENT);
+        if (!sala_gguf_kv_i64(&p->kv[i], &a) || a < 1 || a > SALA_GGUF_MAX_ALIGNMENT || (a & (a - 1)))
+            return sala_fail(err, SALA_E_CORRUPT, "general.alignment must be a power of two up to %d",
+                             SALA_GGUF_MAX_ALIGNMENT);
         p->alignment = (uint64_t)a;
     }
     p->first_tensor = p->g->n_tensors;
@@ -497,9 +497,9 @@ static sala_status add_part(sala_gguf *g, const part *in, int64_t *count, int64_
     if (st == SALA_OK) {
         const sala_gguf_kv *c = find_kv(p.kv, p.n_kv, "split.count"), *n = find_kv(p.kv, p.n_kv, "split.no");
         if (c)
-            (void)scalar_i64(c, count);
+            (void)sala_gguf_kv_i64(c, count);
         if (n)
-            (void)scalar_i64(n, no);
+            (void)sala_gguf_kv_i64(n, no);
         if (!g->kv && *no == 0) {
             g->kv = p.kv;
             g->n_kv = p.n_kv;
@@ -630,7 +630,7 @@ static sala_status open_split(sala_gguf *g, const char *path, int64_t count, sal
     }
     const sala_gguf_kv *total = find_kv(g->kv, g->n_kv, "split.tensors.count");
     int64_t n;
-    if (total && scalar_i64(total, &n) && (n < 0 || (uint64_t)n != g->n_tensors))
+    if (total && sala_gguf_kv_i64(total, &n) && (n < 0 || (uint64_t)n != g->n_tensors))
         return sala_fail(err, SALA_E_CORRUPT, "%s: the parts hold %zu tensors, expected %" PRId64, path, g->n_tensors,
                          n);
     return SALA_OK;
@@ -705,7 +705,7 @@ uint64_t sala_gguf_file_bytes(const sala_gguf *g)
 bool sala_gguf_get_i64(const sala_gguf *g, const char *key, int64_t *out)
 {
     const sala_gguf_kv *kv = sala_gguf_find(g, key);
-    return kv && scalar_i64(kv, out);
+    return kv && sala_gguf_kv_i64(kv, out);
 }
 
 bool sala_gguf_get_f64(const sala_gguf *g, const char *key, double *out)
