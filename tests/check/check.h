@@ -1,0 +1,48 @@
+/* The harness of sala_check: inputs that end at an unreadable page, and verdicts. */
+#ifndef SALA_CHECK_H
+#define SALA_CHECK_H
+
+#include "kernels/act_q8.h"
+#include "kernels/families.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SALA_CHECK_LEN(a) (sizeof(a) / sizeof((a)[0]))
+
+typedef struct check {
+    uint64_t rng;
+    const char *filter;
+    uint32_t cpu;
+    bool bench;
+    int n_checks, n_failed;
+    int n_skipped; /* variants that this CPU lacks */
+    const char *name;
+    bool name_failed;
+} check;
+
+/* Starts the checks of one variant. False when it is filtered out or the CPU lacks `need`. */
+bool check_begin(check *c, const char *name, uint32_t need);
+void check_end(check *c);
+void check_fail(check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+uint64_t check_random(check *c);
+int check_below(check *c, int n);
+float check_uniform(check *c); /* [-1, 1) */
+
+/* `bytes` of memory that end exactly where an unreadable page begins, filled with 0xa5. Freed by check_reset. */
+void *check_guarded(size_t bytes);
+/* The same, aligned to 64 bytes; its end is at most 63 bytes before the page. */
+void *check_guarded_aligned(size_t bytes);
+void check_reset(void);
+
+double check_seconds(void);
+/* Best seconds per call of fn(user) over about 0.15 s. */
+double check_time(void (*fn)(void *user), void *user);
+
+void check_linear(check *c);
+void check_ops(check *c);
+void check_attention(check *c);
+
+#endif
