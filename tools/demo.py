@@ -43,7 +43,7 @@ def show(args):
 
 
 def run(program, args, answer=True):
-    """Runs the program with its answer on our terminal; returns (answer, its talk on stderr, peak resident MiB)."""
+    """Runs the program with its answer on our terminal; returns (answer, its talk on stderr)."""
     show(args)
     with tempfile.TemporaryFile() as talk:
         p = subprocess.Popen([program, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -69,7 +69,7 @@ def run(program, args, answer=True):
             sys.exit("demo: the answer is empty")
         for line in [ln for ln in re.split(r"[\r\n]+", words) if ln.strip()][-2:]:
             print(faint("  " + line.strip()))
-        print(faint("  peak resident memory: %.0f MiB" % (usage.ru_maxrss / 1024)), flush=True)
+        print(faint("  peak resident memory as the system counted it: %.0f MiB" % (usage.ru_maxrss / 1024)), flush=True)
     print(flush=True)
     return out.decode("utf-8", "replace"), words
 
