@@ -2,8 +2,8 @@
  *
  * Rules for every variant:
  *  - A kernel works on the range it is given, on the calling thread, allocates nothing and cannot fail.
- *  - The order of sums of one output depends on the shape and on absolute positions only, never on how many tokens, rows
- *    or queries share the call: a matrix times one vector and the same matrix times many agree bit for bit.
+ *  - The order of sums of one output depends on the shape and on absolute positions only, never on how many tokens,
+ * rows or queries share the call: a matrix times one vector and the same matrix times many agree bit for bit.
  *  - No alignment is asked of activations or of mapped weights; packed weights are 64-byte aligned.
  *  - `ref` is plain C in f32, compiled without contraction, and is the twin that every variant is checked against.
  *  - Lists (the .inc files) name the variants; a later entry is preferred over an earlier one of the same contract.
@@ -26,18 +26,18 @@ bool sala_dequant_has(sala_dtype dtype);
 
 /* What a linear kernel wants its input rows turned into, once per input and shared by all matrices that read it. */
 typedef struct sala_act_format {
-    const char *name;                        /* "f32", "q8" ... */
-    size_t (*row_bytes)(int64_t cols);       /* bytes of one prepared row, a multiple of 64 */
+    const char *name;                                         /* "f32", "q8" ... */
+    size_t (*row_bytes)(int64_t cols);                        /* bytes of one prepared row, a multiple of 64 */
     void (*prepare)(void *dst, const float *x, int64_t cols); /* one row */
 } sala_act_format;
 
 /* One stored type × one kernel family. */
 typedef struct sala_linear_kernel {
-    const char *name;  /* "q4_1_avx512vnni" */
-    sala_dtype dtype;  /* how the weights are stored in the file */
-    uint32_t need;     /* SALA_CPU_* bits */
+    const char *name; /* "q4_1_avx512vnni" */
+    sala_dtype dtype; /* how the weights are stored in the file */
+    uint32_t need;    /* SALA_CPU_* bits */
     bool is_ref;
-    int panel_rows;    /* tasks start and end at multiples of this many rows (or at the last row) */
+    int panel_rows; /* tasks start and end at multiples of this many rows (or at the last row) */
     const sala_act_format *act;
     /* NULL: used as it lies in the file. Otherwise the bytes of the packed form (64-byte aligned memory). */
     size_t (*packed_bytes)(int64_t rows, int64_t cols);
@@ -59,9 +59,9 @@ typedef struct sala_linear_kernel {
 
 /* Online softmax over the first n_visible[i] keys of one block (0 leaves query i as it is), for n_q queries that share
  * one key head.  q [n_q][d], already scaled.  k, v [SALA_KV_BLOCK][d] in the cache's type.
- * m [n_q] running maximum (start -INFINITY), l [n_q] running sum (start 0), acc [n_q][d] running weighted sum (start 0).
- * `scratch` has SALA_ATTN_SCRATCH(n_q, d) floats. */
-#define SALA_ATTN_SCRATCH(n_q, d) ((size_t)(n_q) * SALA_KV_BLOCK + (size_t)SALA_KV_BLOCK * (size_t)(d) + 64)
+ * m [n_q] running maximum (start -INFINITY), l [n_q] running sum (start 0), acc [n_q][d] running weighted sum (start
+ * 0). `scratch` has SALA_ATTN_SCRATCH(n_q, d) floats. */
+#define SALA_ATTN_SCRATCH(n_q, d) ((size_t)(n_q)*SALA_KV_BLOCK + (size_t)SALA_KV_BLOCK * (size_t)(d) + 64)
 typedef void sala_attn_block_fn(float *acc, float *m, float *l, const float *q, const void *k, const void *v, int n_q,
                                 int d, const int32_t *n_visible, float *scratch);
 
@@ -71,7 +71,8 @@ typedef struct sala_kernels {
     const char *family; /* "ref", "avx2", "avx512", "neon" */
     uint32_t cpu;       /* features used */
 
-    /* out = x / rms(x) * w.  n elements; the mean square is accumulated in f32 or better. out may be x. w may be NULL. */
+    /* out = x / rms(x) * w.  n elements; the mean square is accumulated in f32 or better, and
+     * the row becomes not-a-number when it overflows. out may be x. w may be NULL. */
     void (*rms_norm)(float *out, const float *x, const float *w, int64_t n, float eps);
     /* x += r * y */
     void (*add_scaled)(float *x, const float *y, float r, int64_t n);
@@ -92,8 +93,8 @@ typedef struct sala_kernels {
     bool (*all_finite)(const float *x, int64_t n);
 } sala_kernels;
 
-/* name: NULL or "auto" (best of `cpu`), "ref", or a family. Returns false when there is no such family or this CPU lacks
- * it. Fields that a family has no variant of come from the next one down. */
+/* name: NULL or "auto" (best of `cpu`), "ref", or a family. Returns false when there is no such family or this CPU
+ * lacks it. Fields that a family has no variant of come from the next one down. */
 bool sala_kernels_get(sala_kernels *out, const char *name, uint32_t cpu);
 /* Families that this build knows, NULL-terminated. */
 const char *const *sala_kernels_families(void);

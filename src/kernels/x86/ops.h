@@ -43,7 +43,8 @@ static void rms_norm(float *out, const float *x, const float *w, int64_t n, floa
         sum[0] = vf_fma(v, v, sum[0]);
     }
     const float total = vf_hsum(vf_add(vf_add(sum[0], sum[1]), vf_add(sum[2], sum[3])));
-    const vf scale = vf_set1(1.0f / sqrtf(total / (float)n + eps));
+    /* A sum that overflowed must not pass as a row of zeros: 0 * infinity makes the row not-a-number. */
+    const vf scale = vf_set1(1.0f / sqrtf(total / (float)n + eps) + 0.0f * total);
     EACH_VECTOR(n)
     {
         vf v = vf_mul(vf_load_n(x + i, (int)m), scale);

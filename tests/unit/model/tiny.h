@@ -1,0 +1,139 @@
+/* Writes small random GGUF models for tests: any of our families, weights of any float type or f32. */
+#ifndef SALA_TESTS_UNIT_MODEL_TINY_H
+#define SALA_TESTS_UNIT_MODEL_TINY_H
+
+#include "format/gguf.h"
+#include "model/config.h"
+#include "unit/test.h"
+
+typedef struct tiny_model {
+    const char *architecture;
+    int n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab, n_ctx;
+    bool tied, biases, qk_norm, longrope;
+    double scale; /* standard deviation of the weights times sqrt(n_embd) */
+} tiny_model;
+
+static inline void tiny_tensor(sala_gguf_writer *w, sala_tensor_role role, int layer, int64_t rows, int64_t cols)
+{
+    char name[96];
+    const int64_t ne[2] = {cols, rows};
+    sala_gguf_write_tensor(w, sala_tensor_name(name, role, layer, false), SALA_F32, rows ? 2 : 1, ne);
+}
+
+/* Visits every tensor in a fixed order: rows 0 stands for a vector. */
+static inline void tiny_each(const tiny_model *m, void (*fn)(void *, sala_tensor_role, int, int64_t, int64_t),
+                             void *user)
+{
+    const int64_t h = m->n_embd, q = (int64_t)m->n_heads * m->head_dim, kv = (int64_t)m->n_kv_heads * m->head_dim;
+    fn(user, SALA_T_EMBED, -1, m->n_vocab, h);
+    fn(user, SALA_T_OUT_NORM, -1, 0, h);
+    if (!m->tied)
+        fn(user, SALA_T_HEAD, -1, m->n_vocab, h);
+    if (m->longrope) {
+        fn(user, SALA_T_ROPE_LONG, -1, 0, m->head_dim / 2);
+        fn(user, SALA_T_ROPE_SHORT, -1, 0, m->head_dim / 2);
+    }
+    for (int l = 0; l < m->n_layers; l++) {
+        fn(user, SALA_T_ATTN_NORM, l, 0, h);
+        fn(user, SALA_T_FFN_NORM, l, 0, h);
+        fn(user, SALA_T_Q, l, q, h);
+        fn(user, SALA_T_K, l, kv, h);
+        fn(user, SALA_T_V, l, kv, h);
+        fn(user, SALA_T_O, l, h, q);
+        fn(user, SALA_T_GATE, l, m->n_ff, h);
+        fn(user, SALA_T_UP, l, m->n_ff, h);
+        fn(user, SALA_T_DOWN, l, h, m->n_ff);
+        if (m->biases) {
+            fn(user, SALA_T_Q_BIAS, l, 0, q);
+            fn(user, SALA_T_K_BIAS, l, 0, kv);
+            fn(user, SALA_T_V_BIAS, l, 0, kv);
+        }
+        if (m->qk_norm) {
+            fn(user, SALA_T_Q_NORM, l, 0, m->head_dim);
+            fn(user, SALA_T_K_NORM, l, 0, m->head_dim);
+        }
+    }
+}
+
+static inline void tiny_declare(void *user, sala_tensor_role role, int layer, int64_t rows, int64_t cols)
+{
+    tiny_tensor(user, role, layer, rows, cols);
+}
+
+typedef struct tiny_fill_state {
+    sala_gguf_writer *w;
+    sala_rng rng;
+    size_t index;
+    double scale;
+} tiny_fill_state;
+
+static inline void tiny_fill(void *user, sala_tensor_role role, int layer, int64_t rows, int64_t cols)
+{
+    (void)layer;
+    tiny_fill_state *s = user;
+    const int64_t n = (rows ? rows : 1) * cols;
+    float *data = malloc((size_t)n * sizeof *data);
+    assert_non_null(data);
+    for (int64_t i = 0; i < n; i++) {
+        const double z = sala_rng_normal(&s->rng);
+        if (role == SALA_T_ROPE_LONG || role == SALA_T_ROPE_SHORT)
+            data[i] = (float)(1 + (role == SALA_T_ROPE_LONG ? 3.0 : 0.5) * (double)i / (double)cols);
+        else if (rows == 0)
+            data[i] =
+                (float)((role == SALA_T_Q_BIAS || role == SALA_T_K_BIAS || role == SALA_T_V_BIAS ? 0 : 1) + 0.2 * z);
+        else
+            data[i] = (float)(z * s->scale / (role == SALA_T_EMBED ? 1 : __builtin_sqrt((double)cols)));
+    }
+    assert_int_equal(sala_gguf_write_data(s->w, s->index++, 0, data, (uint64_t)n * sizeof *data, NULL), SALA_OK);
+    free(data);
+}
+
+static inline void tiny_key(char dst[96], const tiny_model *m, const char *key)
+{
+    snprintf(dst, 96, "%s.%s", m->architecture, key);
+}
+
+static inline void tiny_write(const char *path, const tiny_model *m, uint64_t seed)
+{
+    sala_gguf_writer *w;
+    char key[96];
+    assert_int_equal(sala_gguf_writer_open(&w, path, NULL), SALA_OK);
+    sala_gguf_write_str(w, "general.architecture", m->architecture, strlen(m->architecture));
+    const struct {
+        const char *key;
+        int value;
+    } ints[] = {{"block_count", m->n_layers},          {"context_length", m->n_ctx},
+                {"embedding_length", m->n_embd},       {"feed_forward_length", m->n_ff},
+                {"attention.head_count", m->n_heads},  {"attention.head_count_kv", m->n_kv_heads},
+                {"attention.key_length", m->head_dim}, {"attention.value_length", m->head_dim},
+                {"rope.dimension_count", m->head_dim}};
+    for (size_t i = 0; i < SALA_ARRAY_LEN(ints); i++) {
+        tiny_key(key, m, ints[i].key);
+        sala_gguf_write_u32(w, key, (uint32_t)ints[i].value);
+    }
+    tiny_key(key, m, "attention.layer_norm_rms_epsilon");
+    sala_gguf_write_f32(w, key, 1e-6f);
+    tiny_key(key, m, "rope.freq_base");
+    sala_gguf_write_f32(w, key, 10000);
+    if (strcmp(m->architecture, "minicpm") == 0) {
+        sala_gguf_write_f32(w, "minicpm.embedding_scale", 12);
+        sala_gguf_write_f32(w, "minicpm.residual_scale", 0.7f);
+        sala_gguf_write_f32(w, "minicpm.logit_scale", 4);
+    }
+    if (m->longrope) {
+        tiny_key(key, m, "rope.scaling.type");
+        sala_gguf_write_str(w, key, "longrope", 8);
+        tiny_key(key, m, "rope.scaling.original_context_length");
+        sala_gguf_write_u32(w, key, (uint32_t)m->n_ctx / 4);
+    }
+    tiny_each(m, tiny_declare, w);
+    assert_int_equal(sala_gguf_writer_begin_data(w, NULL), SALA_OK);
+    tiny_fill_state s = {.w = w, .scale = m->scale > 0 ? m->scale : 1};
+    sala_rng_seed(&s.rng, seed);
+    tiny_each(m, tiny_fill, &s);
+    sala_error err;
+    if (sala_gguf_writer_commit(w, &err) != SALA_OK)
+        fail_msg("%s", err.message);
+}
+
+#endif
