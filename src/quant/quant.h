@@ -71,7 +71,8 @@ typedef void sala_notice_fn(void *user, const char *message);
 
 typedef struct sala_quant_params {
     const char *type;        /* recipe name; NULL or "auto": keep 16-bit floats as they are (to_gguf from a directory),
-                                keep every tensor's type (from GGUF); to_hf: f32, f16 or bf16, auto: bf16 */
+                                keep every tensor's type (from GGUF); to_hf: f32, f16 or bf16, auto: that
+                                    of the source, f16 for quantised ones */
     const char *output_type; /* dtype name for the output head; NULL: as the recipe says */
     const char *embedding_type;      /* dtype name for the token embedding; NULL: as the recipe says */
     const char *const *tensor_types; /* "PATTERN=TYPE": a regular expression searched for in tensor names, e.g.
