@@ -140,7 +140,7 @@ static sala_status add_role(sala_plan *p, sala_tensor_role role, int layer, sala
     if (t->dtype != SALA_F32 && t->dtype != SALA_F16 && t->dtype != SALA_BF16)
         return sala_fail(err, SALA_E_UNSUPPORTED, "tensor \"%s\" has type %s, expected F32, F16 or BF16", name,
                          sala_dtype_name(t->dtype));
-    sala_stream_item *item;
+    sala_stream_item *item = NULL;
     TRY(sala_plan_add(p, &item, sala_tensor_name(ours, role, layer, false), err));
     item->src = t;
     item->n_dims = n_dims;
@@ -160,7 +160,7 @@ static sala_status add_role(sala_plan *p, sala_tensor_role role, int layer, sala
 
 static sala_status add_made(sala_plan *p, const char *name, int32_t n, float **values, sala_error *err)
 {
-    sala_stream_item *item;
+    sala_stream_item *item = NULL;
     TRY(sala_plan_add(p, &item, name, err));
     float *v = malloc((size_t)n * sizeof *v);
     if (!v)
@@ -262,7 +262,7 @@ sala_status sala_plan_from_gguf(sala_plan *p, const char *path, sala_error *err)
         return sala_fail(err, SALA_E_INVALID, "%s holds no tensors, only metadata", path);
     for (size_t i = 0; i < all.count; i++) {
         const sala_tensor *t = &all.items[i];
-        sala_stream_item *item;
+        sala_stream_item *item = NULL;
         TRY(sala_plan_add(p, &item, t->name, err));
         item->src = t;
         item->n_dims = t->n_dims;
