@@ -38,13 +38,17 @@ bool sala_kernels_get(sala_kernels *out, const char *name, uint32_t cpu)
 
 const char *const *sala_kernels_families(void)
 {
-    static const char *const names[] = {"ref",
+    static const char *const names[] = {
+        "ref",
 #if SALA_KERNELS_X86
-                                        "avx2", "avxvnni", "avx512",
+        "avx2",
+        "avxvnni",
+        "avx512",
 #elif SALA_KERNELS_ARM
-                                        "neon",
+        "neon",
 #endif
-                                        NULL};
+        NULL
+    };
     return names;
 }
 

@@ -1,4 +1,5 @@
-/* What the kernel files and dispatch share: every linear kernel and family filler of the build, declared from the lists. */
+/* What the kernel files and dispatch share: every linear kernel and family filler of the build, declared from the
+ * lists. */
 #ifndef SALA_KERNELS_FAMILIES_H
 #define SALA_KERNELS_FAMILIES_H
 

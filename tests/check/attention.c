@@ -30,8 +30,8 @@ static void run(problem *p)
     const size_t block = (size_t)(SALA_KV_BLOCK * p->d) * (p->half ? 2 : 4);
     for (int b = 0; b < p->n_blocks; b++) {
         sala_attn_block_fn *fn = p->half ? p->k->attn_block_f16 : p->k->attn_block_f32;
-        fn(p->acc, p->m, p->l, p->q, p->keys + (size_t)b * block, p->values + (size_t)b * block, p->n_q, p->d, p->visible[b],
-           p->scratch);
+        fn(p->acc, p->m, p->l, p->q, p->keys + (size_t)b * block, p->values + (size_t)b * block, p->n_q, p->d,
+           p->visible[b], p->scratch);
     }
 }
 
@@ -111,8 +111,8 @@ static void check_values(check *c, const problem *p)
             }
             const double got = (double)p->acc[i * d + e] / (double)p->l[i];
             if (!(fabs(got - want) <= relative * mag))
-                check_fail(c, "d %d, %d queries, query %d, component %d: %g instead of %g, bound %g", d, p->n_q, i, e, got,
-                           want, relative * mag);
+                check_fail(c, "d %d, %d queries, query %d, component %d: %g instead of %g, bound %g", d, p->n_q, i, e,
+                           got, want, relative * mag);
         }
         const double lse = (double)p->m[i] + log((double)p->l[i]), want = top + log(sum);
         if (!(fabs(lse - want) <= relative + (double)FLT_EPSILON * fabs(top)))
@@ -143,7 +143,8 @@ static void check_shape(check *c, const sala_kernels *k, bool half, int n_q, int
         for (int b = 0; b < p.n_blocks; b++)
             one.visible[b][0] = p.visible[b][i];
         run(&one);
-        if (memcmp(one.acc, p.acc + (size_t)i * nd, nd * sizeof(float)) != 0 || one.m[0] != p.m[i] || one.l[0] != p.l[i])
+        if (memcmp(one.acc, p.acc + (size_t)i * nd, nd * sizeof(float)) != 0 || one.m[0] != p.m[i] ||
+            one.l[0] != p.l[i])
             check_fail(c, "d %d: query %d of %d alone and among others differ", d, i, n_q);
     }
     check_reset();
@@ -162,7 +163,10 @@ static void check_nan(check *c, const sala_kernels *k, bool half)
     check_reset();
 }
 
-static void run_timing(void *user) { run(user); }
+static void run_timing(void *user)
+{
+    run(user);
+}
 
 static void bench(check *c, const sala_kernels *k, bool half)
 {

@@ -28,9 +28,15 @@ uint64_t check_random(check *c)
     return z ^ z >> 31;
 }
 
-int check_below(check *c, int n) { return (int)(check_random(c) >> 33) % n; }
+int check_below(check *c, int n)
+{
+    return (int)(check_random(c) >> 33) % n;
+}
 
-float check_uniform(check *c) { return (float)((double)(check_random(c) >> 11) * 0x1p-52 - 1.0); }
+float check_uniform(check *c)
+{
+    return (float)((double)(check_random(c) >> 11) * 0x1p-52 - 1.0);
+}
 
 static void *guarded(size_t bytes, size_t align)
 {
@@ -50,8 +56,14 @@ static void *guarded(size_t bytes, size_t align)
     return base + total - page - padded;
 }
 
-void *check_guarded(size_t bytes) { return guarded(bytes, 1); }
-void *check_guarded_aligned(size_t bytes) { return guarded(bytes, 64); }
+void *check_guarded(size_t bytes)
+{
+    return guarded(bytes, 1);
+}
+void *check_guarded_aligned(size_t bytes)
+{
+    return guarded(bytes, 64);
+}
 
 void check_reset(void)
 {

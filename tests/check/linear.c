@@ -1,10 +1,10 @@
 /* Linear kernels. What is expected of one output is worked out in double from the weights as the file holds them:
  *
  *  - f32 inputs: sum of w * x; any order of f32 sums is within (n + 2) eps times the sum of |w * x|.
- *  - 8-bit inputs: the same with x replaced by what prepare() made of it, d * q. The integer sums are exact, so that the
- *    error comes from rounding once per float operation: the scale (3), the sums over blocks (2 per block or half). The
- *    minimum and the codes are rounded apart, therefore the magnitudes are those of code * scale and minimum, which are
- *    below 2 (|w| + range of the block's weights) each.
+ *  - 8-bit inputs: the same with x replaced by what prepare() made of it, d * q. The integer sums are exact, so that
+ * the error comes from rounding once per float operation: the scale (3), the sums over blocks (2 per block or half).
+ * The minimum and the codes are rounded apart, therefore the magnitudes are those of code * scale and minimum, which
+ * are below 2 (|w| + range of the block's weights) each.
  *
  * prepare() itself must be within half a step of its input. Besides: get_row is exact, results do not depend on the
  * number of tokens nor on the split of rows, rows outside are not touched, infinities in weights or inputs come out as
@@ -16,7 +16,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static bool is_q8(const sala_linear_kernel *k) { return strncmp(k->act->name, "q8", 2) == 0; }
+static bool is_q8(const sala_linear_kernel *k)
+{
+    return strncmp(k->act->name, "q8", 2) == 0;
+}
 
 static int scale_offsets(sala_dtype dtype, int off[2])
 {
@@ -113,11 +116,14 @@ static problem make(check *c, const sala_linear_kernel *k, int64_t rows, int64_t
 
 static void run(const problem *p, float *out, int64_t row0, int64_t row1, int64_t t0, int64_t n)
 {
-    p->k->run(out + t0 * p->rows, p->rows, p->w, p->act + (size_t)t0 * p->act_stride, p->act_stride, p->rows, p->cols, row0,
-              row1, n);
+    p->k->run(out + t0 * p->rows, p->rows, p->w, p->act + (size_t)t0 * p->act_stride, p->act_stride, p->rows, p->cols,
+              row0, row1, n);
 }
 
-static bool same_bits(float a, float b) { return memcmp(&a, &b, sizeof a) == 0; }
+static bool same_bits(float a, float b)
+{
+    return memcmp(&a, &b, sizeof a) == 0;
+}
 
 static void check_q8_prepare(check *c, const problem *p)
 {
@@ -176,8 +182,8 @@ static void check_values(check *c, const problem *p, const float *out)
             }
             const double err = fabs((double)out[t * p->rows + r] - want);
             if (!(err <= bound))
-                check_fail(c, "%lld x %lld, token %lld of %lld, row %lld: %g instead of %g, bound %g", (long long)p->rows,
-                           (long long)p->cols, (long long)t, (long long)p->n_tokens, (long long)r,
+                check_fail(c, "%lld x %lld, token %lld of %lld, row %lld: %g instead of %g, bound %g",
+                           (long long)p->rows, (long long)p->cols, (long long)t, (long long)p->n_tokens, (long long)r,
                            (double)out[t * p->rows + r], want, bound);
         }
     }
@@ -225,6 +231,39 @@ static void check_shape(check *c, const sala_linear_kernel *k, int64_t rows, int
     check_reset();
 }
 
+/* The largest sums that codes can give: every bit of the codes set, or none, and inputs of one size and sign. */
+static void check_extremes(check *c, const sala_linear_kernel *k)
+{
+    const sala_dtype_info *info = sala_dtype_get((int)k->dtype);
+    if (!info->is_quantized)
+        return;
+    const int64_t rows = k->panel_rows, cols = 512;
+    for (int i = 0; i < 8; i++) {
+        problem p = make(c, k, rows, cols, 5);
+        /* Codes of all ones, none, and -128 where they are signed; scales keep their sign bits out of the way. */
+        static const uint8_t fill[] = {0xff, 0x00, 0x80, 0x7f};
+        memset(p.file, fill[i / 2], p.w_bytes);
+        for (size_t b = 0; b < p.w_bytes; b += (size_t)info->block_bytes) {
+            int off[2];
+            const int n = scale_offsets(k->dtype, off);
+            for (int s = 0; s < n; s++) {
+                const uint16_t h = sala_f32_to_f16(s ? -0.25f : 0.5f);
+                memcpy(p.file + b + off[s], &h, 2);
+            }
+        }
+        pack(&p);
+        for (int64_t t = 0; t < p.n_tokens; t++) {
+            for (int64_t j = 0; j < cols; j++)
+                p.x[t * cols + j] = i % 2 ? -1.0f : 1.0f;
+            k->act->prepare(p.act + (size_t)t * p.act_stride, p.x + t * cols, cols);
+        }
+        float *out = check_guarded((size_t)(rows * p.n_tokens) * sizeof(float));
+        run(&p, out, 0, rows, 0, p.n_tokens);
+        check_values(c, &p, out);
+        check_reset();
+    }
+}
+
 /* Infinities and NaN, in an input and then in a weight, must show in the outputs concerned and in no others. */
 static void check_not_finite(check *c, const sala_linear_kernel *k)
 {
@@ -239,8 +278,9 @@ static void check_not_finite(check *c, const sala_linear_kernel *k)
         for (int64_t j = 0; j < rows * n_tokens; j++) {
             const bool hit = j / rows == 1;
             if (hit && i < 3 && k->dtype != SALA_TQ1_0 && k->dtype != SALA_TQ2_0 ? isfinite(out[j])
-                                                                                : !hit && !isfinite(out[j]))
-                check_fail(c, "an input of %g gave %g in token %lld", (double)bad[i], (double)out[j], (long long)(j / rows));
+                                                                                 : !hit && !isfinite(out[j]))
+                check_fail(c, "an input of %g gave %g in token %lld", (double)bad[i], (double)out[j],
+                           (long long)(j / rows));
         }
         if (!sala_dtype_get((int)k->dtype)->is_quantized) {
             check_reset();
@@ -305,8 +345,8 @@ static void bench(check *c, const sala_linear_kernel *k)
     t = (timing){.p = make(c, k, 24 * 1024, cols, 1), .n_tokens = 1}; /* larger than the caches */
     t.out = check_guarded((size_t)t.p.rows * sizeof(float));
     const double one = check_time(run_timing, &t);
-    printf("%-24s %7.1f GOP/s x192  %6.1f x4  %6.1f x1  %6.1f GB/s in cache %6.1f GB/s from memory  prepare %5.1f GB/s", k->name,
-           1e-9 * ops * (double)n_tokens / many, 4e-9 * ops / few, 1e-9 * ops / small,
+    printf("%-24s %7.1f GOP/s x192  %6.1f x4  %6.1f x1  %6.1f GB/s in cache %6.1f GB/s from memory  prepare %5.1f GB/s",
+           k->name, 1e-9 * ops * (double)n_tokens / many, 4e-9 * ops / few, 1e-9 * ops / small,
            1e-9 * (double)sala_dtype_bytes(k->dtype, 768 * cols) / small, 1e-9 * (double)t.p.w_bytes / one,
            1e-9 * x_bytes / prep);
     if (k->pack)
@@ -334,7 +374,9 @@ void check_linear(check *c)
                     check_shape(c, k, 5, cols, 1 + cols % 4);
             check_shape(c, k, 19, block == 1 ? 1031 : 1024 + 512 / 256 * 256, 37);
             check_shape(c, k, 8, block == 256 ? 2304 : 576, 3);
-            check_shape(c, k, 3, block == 256 ? 28672 : 18944 / 32 * 32, 26); /* more tokens than are worked on at once */
+            check_shape(c, k, 3, block == 256 ? 28672 : 18944 / 32 * 32,
+                        26); /* more tokens than are worked on at once */
+            check_extremes(c, k);
             check_not_finite(c, k);
         }
         check_end(c);

@@ -19,8 +19,8 @@ static float *random_floats(check *c, int64_t n, float size)
 static void compare(check *c, const char *what, int64_t n, int64_t i, double got, double want, double bound)
 {
     if (!(fabs(got - want) <= bound)) /* a NaN fails */
-        check_fail(c, "%s, n = %lld, element %lld: %.9g instead of %.9g, bound %g", what, (long long)n, (long long)i, got,
-                   want, bound);
+        check_fail(c, "%s, n = %lld, element %lld: %.9g instead of %.9g, bound %g", what, (long long)n, (long long)i,
+                   got, want, bound);
 }
 
 static void rms_norm(check *c, const sala_kernels *k, int64_t n)

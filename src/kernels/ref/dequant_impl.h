@@ -1,13 +1,16 @@
-/* Decoding of every stored type into f32. Included by ref_impl.h, which is compiled once per instruction set: plain loops,
- * no contraction, so that every build of it gives the same bits. Products and sums are rounded in the order that defines
- * the formats in ggml (scale times sub-scale first, then the code, then the minimum). */
+/* Decoding of every stored type into f32. Included by ref_impl.h, which is compiled once per instruction set: plain
+ * loops, no contraction, so that every build of it gives the same bits. Products and sums are rounded in the order that
+ * defines the formats in ggml (scale times sub-scale first, then the code, then the minimum). */
 #ifndef SALA_KERNELS_REF_DEQUANT_IMPL_H
 #define SALA_KERNELS_REF_DEQUANT_IMPL_H
 
 #include "kernels/kernels.h"
 #include "kernels/k_scales.h"
 
-static void deq_f32(float *out, const void *src, int64_t n) { memcpy(out, src, (size_t)n * sizeof(float)); }
+static void deq_f32(float *out, const void *src, int64_t n)
+{
+    memcpy(out, src, (size_t)n * sizeof(float));
+}
 
 static void deq_f16(float *out, const void *src, int64_t n)
 {
@@ -213,7 +216,10 @@ static void deq_iq4_xs(float *out, const void *src, int64_t n)
 }
 
 /* A byte of TQ1_0 is a fraction in base 3: multiplying by 3^n (mod 256) brings digit n to the top. */
-static inline float tq1_digit(uint8_t byte, unsigned pow3) { return (float)((int)((byte * pow3 & 255) * 3 >> 8) - 1); }
+static inline float tq1_digit(uint8_t byte, unsigned pow3)
+{
+    return (float)((int)((byte * pow3 & 255) * 3 >> 8) - 1);
+}
 
 static void deq_tq1_0(float *out, const void *src, int64_t n)
 {

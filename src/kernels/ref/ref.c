@@ -5,7 +5,10 @@
 #include "kernels/families.h"
 #include "kernels/ref/ref_impl.h"
 
-static size_t act_f32_bytes(int64_t cols) { return (size_t)(cols + 15) / 16 * 64; }
+static size_t act_f32_bytes(int64_t cols)
+{
+    return (size_t)(cols + 15) / 16 * 64;
+}
 
 static void act_f32_prepare(void *dst, const float *x, int64_t cols)
 {

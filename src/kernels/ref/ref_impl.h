@@ -1,13 +1,13 @@
-/* The reference family: plain C in f32, one source for all machines. It is compiled once per vector width (REF_NAME gives
- * the suffix). Sums run over 16 fixed lanes that are added in one fixed tree, and nothing is contracted, so every build
- * gives the same bits and `--kernels ref` means the same on any machine. */
+/* The reference family: plain C in f32, one source for all machines. It is compiled once per vector width (REF_NAME
+ * gives the suffix). Sums run over 16 fixed lanes that are added in one fixed tree, and nothing is contracted, so every
+ * build gives the same bits and `--kernels ref` means the same on any machine. */
 #include "kernels/kernels.h"
 #include "kernels/ref/dequant_impl.h"
 #include "kernels/ref/ref_exp.h"
 
 #include <math.h>
 
-#define LANES 16 /* partial sums of a dot product */
+#define LANES 16  /* partial sums of a dot product */
 #define CHUNK 512 /* columns decoded at a time; a multiple of every block; sums of chunks are added in order */
 #define TILE_ROWS 8
 
@@ -57,10 +57,10 @@ static inline __attribute__((always_inline)) void dot_tile(float sums[][DOT_ROWS
             sums[t][r] = sum_lanes((const float *)acc[t][r]);
 }
 
-static inline __attribute__((always_inline)) void
-linear_run(void (*deq)(float *, const void *, int64_t), int block, int block_bytes, float *out, int64_t out_stride,
-           const void *w, const void *act, size_t act_stride, int64_t cols, int64_t row0, int64_t row1,
-           int64_t n_tokens)
+static inline __attribute__((always_inline)) void linear_run(void (*deq)(float *, const void *, int64_t), int block,
+                                                             int block_bytes, float *out, int64_t out_stride,
+                                                             const void *w, const void *act, size_t act_stride,
+                                                             int64_t cols, int64_t row0, int64_t row1, int64_t n_tokens)
 {
     float tile[TILE_ROWS * CHUNK] __attribute__((aligned(64)));
     const size_t row_bytes = (size_t)(cols / block) * (size_t)block_bytes;

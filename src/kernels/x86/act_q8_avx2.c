@@ -40,8 +40,7 @@ static void quantise_block(sala_act_block *out, const float *x)
     const int32_t sum0 = sum_32(_mm256_add_epi32(q[0], q[1])), sum1 = sum_32(_mm256_add_epi32(q[2], q[3]));
     /* Packing works within 128-bit halves; the permutation undoes that. */
     const __m256i p = _mm256_packs_epi16(_mm256_packs_epi32(q[0], q[1]), _mm256_packs_epi32(q[2], q[3]));
-    _mm256_storeu_si256((__m256i *)out->q,
-                        _mm256_permutevar8x32_epi32(p, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+    _mm256_storeu_si256((__m256i *)out->q, _mm256_permutevar8x32_epi32(p, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
     sala_act_q8_finish(out, sum0, sum1);
 }
 
@@ -58,6 +57,9 @@ static void prepare(void *dst, const float *x, int64_t cols)
     }
 }
 
-static size_t row_bytes(int64_t cols) { return sala_act_q8_bytes(cols); }
+static size_t row_bytes(int64_t cols)
+{
+    return sala_act_q8_bytes(cols);
+}
 
 const sala_act_format sala_act_q8_avx2 = {.name = "q8", .row_bytes = row_bytes, .prepare = prepare};

@@ -16,49 +16,148 @@
 typedef __m256i vi;
 typedef __m256 vf;
 
-static inline vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
-static inline vi vi_zero(void) { return _mm256_setzero_si256(); }
-static inline vi vi_set1_8(int x) { return _mm256_set1_epi8((char)x); }
-static inline vi vi_set1_32(int x) { return _mm256_set1_epi32(x); }
-static inline vi vi_bcast_32(const void *p) { return _mm256_set1_epi32(*(const int32_t *)p); }
-static inline vi vi_table(const int8_t *t) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)t)); }
-static inline vi vi_and(vi a, vi b) { return _mm256_and_si256(a, b); }
-static inline vi vi_or(vi a, vi b) { return _mm256_or_si256(a, b); }
-static inline vi vi_xor(vi a, vi b) { return _mm256_xor_si256(a, b); }
-static inline vi vi_add_8(vi a, vi b) { return _mm256_add_epi8(a, b); }
-static inline vi vi_add_32(vi a, vi b) { return _mm256_add_epi32(a, b); }
-static inline vi vi_mullo_16(vi a, vi b) { return _mm256_mullo_epi16(a, b); }
-static inline vi vi_min_u8(vi a, vi b) { return _mm256_min_epu8(a, b); }
-static inline vi vi_subs_u8(vi a, vi b) { return _mm256_subs_epu8(a, b); }
-static inline vi vi_shuffle(vi table, vi idx) { return _mm256_shuffle_epi8(table, idx); }
-static inline vi vi_srl_16(vi a, int n) { return _mm256_srl_epi16(a, _mm_cvtsi32_si128(n)); }
-static inline vi vi_sll_16(vi a, int n) { return _mm256_sll_epi16(a, _mm_cvtsi32_si128(n)); }
-static inline vi vi_srl_32(vi a, int n) { return _mm256_srl_epi32(a, _mm_cvtsi32_si128(n)); }
-static inline vi vi_sll_32(vi a, int n) { return _mm256_sll_epi32(a, _mm_cvtsi32_si128(n)); }
-static inline vi vi_sra_32(vi a, int n) { return _mm256_sra_epi32(a, _mm_cvtsi32_si128(n)); }
+static inline vi vi_load(const void *p)
+{
+    return _mm256_loadu_si256((const __m256i *)p);
+}
+static inline vi vi_zero(void)
+{
+    return _mm256_setzero_si256();
+}
+static inline vi vi_set1_8(int x)
+{
+    return _mm256_set1_epi8((char)x);
+}
+static inline vi vi_set1_32(int x)
+{
+    return _mm256_set1_epi32(x);
+}
+static inline vi vi_bcast_32(const void *p)
+{
+    return _mm256_set1_epi32(*(const int32_t *)p);
+}
+static inline vi vi_table(const int8_t *t)
+{
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)t));
+}
+static inline vi vi_and(vi a, vi b)
+{
+    return _mm256_and_si256(a, b);
+}
+static inline vi vi_or(vi a, vi b)
+{
+    return _mm256_or_si256(a, b);
+}
+static inline vi vi_xor(vi a, vi b)
+{
+    return _mm256_xor_si256(a, b);
+}
+static inline vi vi_add_8(vi a, vi b)
+{
+    return _mm256_add_epi8(a, b);
+}
+static inline vi vi_add_32(vi a, vi b)
+{
+    return _mm256_add_epi32(a, b);
+}
+static inline vi vi_mullo_16(vi a, vi b)
+{
+    return _mm256_mullo_epi16(a, b);
+}
+static inline vi vi_min_u8(vi a, vi b)
+{
+    return _mm256_min_epu8(a, b);
+}
+static inline vi vi_subs_u8(vi a, vi b)
+{
+    return _mm256_subs_epu8(a, b);
+}
+static inline vi vi_shuffle(vi table, vi idx)
+{
+    return _mm256_shuffle_epi8(table, idx);
+}
+static inline vi vi_srl_16(vi a, int n)
+{
+    return _mm256_srl_epi16(a, _mm_cvtsi32_si128(n));
+}
+static inline vi vi_sll_16(vi a, int n)
+{
+    return _mm256_sll_epi16(a, _mm_cvtsi32_si128(n));
+}
+static inline vi vi_srl_32(vi a, int n)
+{
+    return _mm256_srl_epi32(a, _mm_cvtsi32_si128(n));
+}
+static inline vi vi_sll_32(vi a, int n)
+{
+    return _mm256_sll_epi32(a, _mm_cvtsi32_si128(n));
+}
+static inline vi vi_sra_32(vi a, int n)
+{
+    return _mm256_sra_epi32(a, _mm_cvtsi32_si128(n));
+}
 #if HAVE_DOT_U8S8
 /* acc + the four products of unsigned bytes of u and signed bytes of s, in each lane */
-static inline vi vi_dot(vi acc, vi u, vi s) { return _mm256_dpbusd_avx_epi32(acc, u, s); }
+static inline vi vi_dot(vi acc, vi u, vi s)
+{
+    return _mm256_dpbusd_avx_epi32(acc, u, s);
+}
 #else
 /* Sums of two products in 16 bits; the caller keeps them from overflowing. */
-static inline vi vi_dot_pairs(vi u, vi s) { return _mm256_maddubs_epi16(u, s); }
-static inline vi vi_add_16(vi a, vi b) { return _mm256_add_epi16(a, b); }
+static inline vi vi_dot_pairs(vi u, vi s)
+{
+    return _mm256_maddubs_epi16(u, s);
+}
+static inline vi vi_add_16(vi a, vi b)
+{
+    return _mm256_add_epi16(a, b);
+}
 static inline vi vi_add_pairs(vi acc, vi a)
 {
     return _mm256_add_epi32(acc, _mm256_madd_epi16(a, _mm256_set1_epi16(1)));
 }
-static inline vi vi_abs_8(vi a) { return _mm256_abs_epi8(a); }
-static inline vi vi_sign_8(vi a, vi by) { return _mm256_sign_epi8(a, by); }
+static inline vi vi_abs_8(vi a)
+{
+    return _mm256_abs_epi8(a);
+}
+static inline vi vi_sign_8(vi a, vi by)
+{
+    return _mm256_sign_epi8(a, by);
+}
 #endif
 
-static inline vf vf_zero(void) { return _mm256_setzero_ps(); }
-static inline vf vf_bcast(const float *p) { return _mm256_broadcast_ss(p); }
-static inline vf vf_from_vi(vi a) { return _mm256_cvtepi32_ps(a); }
-static inline vf vf_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
-static inline vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
-static inline vf vf_neg(vf a) { return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f)); }
-static inline vf vf_halves(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
-static inline vi vi_u16(const void *p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)); }
+static inline vf vf_zero(void)
+{
+    return _mm256_setzero_ps();
+}
+static inline vf vf_bcast(const float *p)
+{
+    return _mm256_broadcast_ss(p);
+}
+static inline vf vf_from_vi(vi a)
+{
+    return _mm256_cvtepi32_ps(a);
+}
+static inline vf vf_mul(vf a, vf b)
+{
+    return _mm256_mul_ps(a, b);
+}
+static inline vf vf_fma(vf a, vf b, vf c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+static inline vf vf_neg(vf a)
+{
+    return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f));
+}
+static inline vf vf_halves(const void *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
+static inline vi vi_u16(const void *p)
+{
+    return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p));
+}
 
 static inline __m256i mask_of(int n) /* n <= 8 */
 {
@@ -75,12 +174,18 @@ static inline void vf_store(float *p, vf a, int n) /* the first n lanes */
 }
 
 /* The first n lanes; the others are zero and their memory is not read. */
-static inline vf vf_load_n(const float *p, int n) 
+static inline vf vf_load_n(const float *p, int n)
 {
     return n == 8 ? _mm256_loadu_ps(p) : _mm256_maskload_ps(p, mask_of(n));
 }
-static inline vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
-static inline vf vf_load_half(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)); }
+static inline vf vf_load(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+static inline vf vf_load_half(const uint16_t *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+}
 static inline vf vf_load_half_n(const uint16_t *p, int n)
 {
     if (n == 8)
@@ -101,15 +206,39 @@ static inline void vf_store_half_n(uint16_t *p, vf a, int n)
     else
         memcpy(p, &h, (size_t)n * sizeof p[0]);
 }
-static inline vf vf_set1(float x) { return _mm256_set1_ps(x); }
-static inline vf vf_add(vf a, vf b) { return _mm256_add_ps(a, b); }
-static inline vf vf_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
-static inline vf vf_div(vf a, vf b) { return _mm256_div_ps(a, b); }
-static inline vf vf_fnma(vf a, vf b, vf c) { return _mm256_fnmadd_ps(a, b, c); }
+static inline vf vf_set1(float x)
+{
+    return _mm256_set1_ps(x);
+}
+static inline vf vf_add(vf a, vf b)
+{
+    return _mm256_add_ps(a, b);
+}
+static inline vf vf_sub(vf a, vf b)
+{
+    return _mm256_sub_ps(a, b);
+}
+static inline vf vf_div(vf a, vf b)
+{
+    return _mm256_div_ps(a, b);
+}
+static inline vf vf_fnma(vf a, vf b, vf c)
+{
+    return _mm256_fnmadd_ps(a, b, c);
+}
 /* If either is NaN the result is b. */
-static inline vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
-static inline vf vf_min(vf a, vf b) { return _mm256_min_ps(a, b); }
-static inline vf vf_round(vf a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vf vf_max(vf a, vf b)
+{
+    return _mm256_max_ps(a, b);
+}
+static inline vf vf_min(vf a, vf b)
+{
+    return _mm256_min_ps(a, b);
+}
+static inline vf vf_round(vf a)
+{
+    return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 static inline vf vf_scale2(vf a, vf n) /* a * 2^n, n a whole number in [-151, 129] */
 {
     /* In two steps, since 2^n alone may be no normal number. */
@@ -119,9 +248,18 @@ static inline vf vf_scale2(vf a, vf n) /* a * 2^n, n a whole number in [-151, 12
     return _mm256_mul_ps(_mm256_mul_ps(a, _mm256_castsi256_ps(f0)), _mm256_castsi256_ps(f1));
 }
 /* The first n lanes of a, b in the others. */
-static inline vf vf_first(vf a, int n, vf b) { return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(mask_of(n))); }
-static inline uint32_t vf_is_nan(vf a) { return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)); }
-static inline uint32_t vf_equal(vf a, vf b) { return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)); }
+static inline vf vf_first(vf a, int n, vf b)
+{
+    return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(mask_of(n)));
+}
+static inline uint32_t vf_is_nan(vf a)
+{
+    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+}
+static inline uint32_t vf_equal(vf a, vf b)
+{
+    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ));
+}
 static inline uint32_t vf_not_finite(vf a)
 {
     const vi e = _mm256_set1_epi32(0x7f800000);

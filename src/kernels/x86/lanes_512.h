@@ -11,40 +11,127 @@
 typedef __m512i vi;
 typedef __m512 vf;
 
-static inline vi vi_load(const void *p) { return _mm512_loadu_si512(p); }
-static inline vi vi_zero(void) { return _mm512_setzero_si512(); }
-static inline vi vi_set1_8(int x) { return _mm512_set1_epi8((char)x); }
-static inline vi vi_set1_32(int x) { return _mm512_set1_epi32(x); }
-static inline vi vi_bcast_32(const void *p) { return _mm512_set1_epi32(*(const int32_t *)p); }
-static inline vi vi_table(const int8_t *t) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)t)); }
-static inline vi vi_and(vi a, vi b) { return _mm512_and_si512(a, b); }
-static inline vi vi_or(vi a, vi b) { return _mm512_or_si512(a, b); }
-static inline vi vi_xor(vi a, vi b) { return _mm512_xor_si512(a, b); }
-static inline vi vi_add_8(vi a, vi b) { return _mm512_add_epi8(a, b); }
-static inline vi vi_add_32(vi a, vi b) { return _mm512_add_epi32(a, b); }
-static inline vi vi_mullo_16(vi a, vi b) { return _mm512_mullo_epi16(a, b); }
-static inline vi vi_min_u8(vi a, vi b) { return _mm512_min_epu8(a, b); }
-static inline vi vi_subs_u8(vi a, vi b) { return _mm512_subs_epu8(a, b); }
-static inline vi vi_shuffle(vi table, vi idx) { return _mm512_shuffle_epi8(table, idx); }
-static inline vi vi_srl_16(vi a, int n) { return _mm512_srl_epi16(a, _mm_cvtsi32_si128(n)); }
-static inline vi vi_sll_16(vi a, int n) { return _mm512_sll_epi16(a, _mm_cvtsi32_si128(n)); }
-static inline vi vi_srl_32(vi a, int n) { return _mm512_srl_epi32(a, _mm_cvtsi32_si128(n)); }
-static inline vi vi_sll_32(vi a, int n) { return _mm512_sll_epi32(a, _mm_cvtsi32_si128(n)); }
-static inline vi vi_sra_32(vi a, int n) { return _mm512_sra_epi32(a, _mm_cvtsi32_si128(n)); }
+static inline vi vi_load(const void *p)
+{
+    return _mm512_loadu_si512(p);
+}
+static inline vi vi_zero(void)
+{
+    return _mm512_setzero_si512();
+}
+static inline vi vi_set1_8(int x)
+{
+    return _mm512_set1_epi8((char)x);
+}
+static inline vi vi_set1_32(int x)
+{
+    return _mm512_set1_epi32(x);
+}
+static inline vi vi_bcast_32(const void *p)
+{
+    return _mm512_set1_epi32(*(const int32_t *)p);
+}
+static inline vi vi_table(const int8_t *t)
+{
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)t));
+}
+static inline vi vi_and(vi a, vi b)
+{
+    return _mm512_and_si512(a, b);
+}
+static inline vi vi_or(vi a, vi b)
+{
+    return _mm512_or_si512(a, b);
+}
+static inline vi vi_xor(vi a, vi b)
+{
+    return _mm512_xor_si512(a, b);
+}
+static inline vi vi_add_8(vi a, vi b)
+{
+    return _mm512_add_epi8(a, b);
+}
+static inline vi vi_add_32(vi a, vi b)
+{
+    return _mm512_add_epi32(a, b);
+}
+static inline vi vi_mullo_16(vi a, vi b)
+{
+    return _mm512_mullo_epi16(a, b);
+}
+static inline vi vi_min_u8(vi a, vi b)
+{
+    return _mm512_min_epu8(a, b);
+}
+static inline vi vi_subs_u8(vi a, vi b)
+{
+    return _mm512_subs_epu8(a, b);
+}
+static inline vi vi_shuffle(vi table, vi idx)
+{
+    return _mm512_shuffle_epi8(table, idx);
+}
+static inline vi vi_srl_16(vi a, int n)
+{
+    return _mm512_srl_epi16(a, _mm_cvtsi32_si128(n));
+}
+static inline vi vi_sll_16(vi a, int n)
+{
+    return _mm512_sll_epi16(a, _mm_cvtsi32_si128(n));
+}
+static inline vi vi_srl_32(vi a, int n)
+{
+    return _mm512_srl_epi32(a, _mm_cvtsi32_si128(n));
+}
+static inline vi vi_sll_32(vi a, int n)
+{
+    return _mm512_sll_epi32(a, _mm_cvtsi32_si128(n));
+}
+static inline vi vi_sra_32(vi a, int n)
+{
+    return _mm512_sra_epi32(a, _mm_cvtsi32_si128(n));
+}
 #ifdef __AVX512VNNI__
 #define HAVE_DOT_U8S8 1
 /* acc + the four products of unsigned bytes of u and signed bytes of s, in each lane */
-static inline vi vi_dot(vi acc, vi u, vi s) { return _mm512_dpbusd_epi32(acc, u, s); }
+static inline vi vi_dot(vi acc, vi u, vi s)
+{
+    return _mm512_dpbusd_epi32(acc, u, s);
+}
 #endif
 
-static inline vf vf_zero(void) { return _mm512_setzero_ps(); }
-static inline vf vf_bcast(const float *p) { return _mm512_set1_ps(*p); }
-static inline vf vf_from_vi(vi a) { return _mm512_cvtepi32_ps(a); }
-static inline vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
-static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
-static inline vf vf_neg(vf a) { return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f)); }
-static inline vf vf_halves(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
-static inline vi vi_u16(const void *p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
+static inline vf vf_zero(void)
+{
+    return _mm512_setzero_ps();
+}
+static inline vf vf_bcast(const float *p)
+{
+    return _mm512_set1_ps(*p);
+}
+static inline vf vf_from_vi(vi a)
+{
+    return _mm512_cvtepi32_ps(a);
+}
+static inline vf vf_mul(vf a, vf b)
+{
+    return _mm512_mul_ps(a, b);
+}
+static inline vf vf_fma(vf a, vf b, vf c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+static inline vf vf_neg(vf a)
+{
+    return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f));
+}
+static inline vf vf_halves(const void *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
+static inline vi vi_u16(const void *p)
+{
+    return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p));
+}
 
 static inline void vf_store(float *p, vf a, int n) /* the first n lanes */
 {
@@ -54,11 +141,23 @@ static inline void vf_store(float *p, vf a, int n) /* the first n lanes */
         _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), a);
 }
 
-static inline __mmask16 mask_of(int n) { return (__mmask16)((1u << n) - 1); } /* n <= 16 */
+static inline __mmask16 mask_of(int n)
+{
+    return (__mmask16)((1u << n) - 1);
+} /* n <= 16 */
 /* The first n lanes; the others are zero and their memory is not read. */
-static inline vf vf_load_n(const float *p, int n) { return _mm512_maskz_loadu_ps(mask_of(n), p); }
-static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
-static inline vf vf_load_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+static inline vf vf_load_n(const float *p, int n)
+{
+    return _mm512_maskz_loadu_ps(mask_of(n), p);
+}
+static inline vf vf_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+static inline vf vf_load_half(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+}
 static inline vf vf_load_half_n(const uint16_t *p, int n)
 {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask_of(n), p));
@@ -71,20 +170,56 @@ static inline void vf_store_half_n(uint16_t *p, vf a, int n)
 {
     _mm256_mask_storeu_epi16(p, mask_of(n), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-static inline vf vf_set1(float x) { return _mm512_set1_ps(x); }
-static inline vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
-static inline vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
-static inline vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
-static inline vf vf_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
+static inline vf vf_set1(float x)
+{
+    return _mm512_set1_ps(x);
+}
+static inline vf vf_add(vf a, vf b)
+{
+    return _mm512_add_ps(a, b);
+}
+static inline vf vf_sub(vf a, vf b)
+{
+    return _mm512_sub_ps(a, b);
+}
+static inline vf vf_div(vf a, vf b)
+{
+    return _mm512_div_ps(a, b);
+}
+static inline vf vf_fnma(vf a, vf b, vf c)
+{
+    return _mm512_fnmadd_ps(a, b, c);
+}
 /* If either is NaN the result is b. */
-static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
-static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
-static inline vf vf_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-static inline vf vf_scale2(vf a, vf n) { return _mm512_scalef_ps(a, n); } /* a * 2^n, n a whole number in [-151, 129] */
+static inline vf vf_max(vf a, vf b)
+{
+    return _mm512_max_ps(a, b);
+}
+static inline vf vf_min(vf a, vf b)
+{
+    return _mm512_min_ps(a, b);
+}
+static inline vf vf_round(vf a)
+{
+    return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+static inline vf vf_scale2(vf a, vf n)
+{
+    return _mm512_scalef_ps(a, n);
+} /* a * 2^n, n a whole number in [-151, 129] */
 /* The first n lanes of a, b in the others. */
-static inline vf vf_first(vf a, int n, vf b) { return _mm512_mask_mov_ps(b, mask_of(n), a); }
-static inline uint32_t vf_is_nan(vf a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q); }
-static inline uint32_t vf_equal(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+static inline vf vf_first(vf a, int n, vf b)
+{
+    return _mm512_mask_mov_ps(b, mask_of(n), a);
+}
+static inline uint32_t vf_is_nan(vf a)
+{
+    return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+}
+static inline uint32_t vf_equal(vf a, vf b)
+{
+    return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ);
+}
 static inline uint32_t vf_not_finite(vf a)
 {
     const vi e = _mm512_set1_epi32(0x7f800000);
@@ -107,15 +242,16 @@ static inline float vf_hsum(vf a)
 /* Sum in double of all lanes. */
 static inline double vf_hsum_f64(vf a)
 {
-    const __m512d s = _mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(a)),
-                                    _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)));
+    const __m512d s =
+        _mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(a)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)));
     return _mm512_reduce_add_pd(s);
 }
 /* (x0 c0 - x1 s0, x1 c0 + x0 s0, x2 c1 - ...) with n pairs in x, n <= LANES / 2 */
 static inline vf vf_rotate_pairs(vf x, const float *cosines, const float *sines, int n)
 {
     const __m512i twice = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
-    const vf c = _mm512_permutexvar_ps(twice, vf_load_n(cosines, n)), s = _mm512_permutexvar_ps(twice, vf_load_n(sines, n));
+    const vf c = _mm512_permutexvar_ps(twice, vf_load_n(cosines, n)),
+             s = _mm512_permutexvar_ps(twice, vf_load_n(sines, n));
     return _mm512_fmaddsub_ps(x, c, _mm512_mul_ps(_mm512_permute_ps(x, 0xb1), s));
 }
 static inline void vf_transpose(vf r[16])

@@ -25,8 +25,7 @@ INLINE vf vf_exp(vf x)
 }
 
 /* for each register of an array: its offset i and its number of elements m */
-#define EACH_VECTOR(n)                                                                                                 \
-    for (int64_t i = 0, m; m = (n) - i < LANES ? (n) - i : LANES, i < (n); i += LANES)
+#define EACH_VECTOR(n) for (int64_t i = 0, m; m = (n)-i < LANES ? (n)-i : LANES, i < (n); i += LANES)
 
 static void rms_norm(float *out, const float *x, const float *w, int64_t n, float eps)
 {
@@ -168,8 +167,8 @@ static bool all_finite(const float *x, int64_t n)
 /* ---- attention ----
  *
  * Scores: the keys are transposed into scratch once per call, so that a lane owns a key and a score is one chain of FMA
- * over the components in order. Values: a lane owns a component, keys are added in order. Both are tiled over queries in
- * registers; a query's numbers do not depend on the tile it is in. */
+ * over the components in order. Values: a lane owns a component, keys are added in order. Both are tiled over queries
+ * in registers; a query's numbers do not depend on the tile it is in. */
 
 #define QV 4 /* registers of a query in a tile */
 #define KEY_STEP (QV * LANES)

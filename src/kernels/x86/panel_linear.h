@@ -1,7 +1,7 @@
 /* Linear layers over packed panels (see panel.h) and 8-bit activations (see act_q8.h), for any register width.
  *
- * The includer has included a lanes_*.h and defines LINEAR_NAME(type) (the symbol), LINEAR_SUFFIX (a string), LINEAR_NEED
- * and TILE (tokens that share one unpacking of the weights).
+ * The includer has included a lanes_*.h and defines LINEAR_NAME(type) (the symbol), LINEAR_SUFFIX (a string),
+ * LINEAR_NEED and TILE (tokens that share one unpacking of the weights).
  *
  * For every type there are two functions, both for block b (of 32 columns) of the block group at p:
  *   codes_T   the codes as bytes, w[g] holding columns 4g..4g+3 of each lane's row
@@ -26,8 +26,14 @@ enum min_kind { NO_MIN, HAS_MIN };
 /* The 16-bit fields come first, then words. */
 #define WORDS(p, n_halves, i) ((p) + LANES * (2 * (n_halves) + 4 * (i)))
 
-INLINE vi low_nibbles(vi x) { return vi_and(x, vi_set1_8(15)); }
-INLINE vi high_nibbles(vi x) { return vi_and(vi_srl_16(x, 4), vi_set1_8(15)); }
+INLINE vi low_nibbles(vi x)
+{
+    return vi_and(x, vi_set1_8(15));
+}
+INLINE vi high_nibbles(vi x)
+{
+    return vi_and(vi_srl_16(x, 4), vi_set1_8(15));
+}
 
 /* Four words of nibbles: the low ones are columns 0..15, the high ones 16..31. */
 INLINE void codes_nibbles(vi w[8], const uint8_t *words)
@@ -133,7 +139,10 @@ INLINE void codes_iq4_nl(vi w[8], const uint8_t *p, int b)
 
 /* ---- block groups of 256; the scales of the groups inside are decoded lane by lane ---- */
 
-INLINE vi field(vi x, int shift, int mask) { return vi_and(vi_srl_32(x, shift), vi_set1_32(mask)); }
+INLINE vi field(vi x, int shift, int mask)
+{
+    return vi_and(vi_srl_32(x, shift), vi_set1_32(mask));
+}
 
 INLINE void codes_q4_k(vi w[8], const uint8_t *p, int b)
 {
@@ -322,7 +331,7 @@ INLINE void dot_groups(vi *sum, const vi w[8], const uint8_t *act, size_t act_st
 #endif
 }
 
-#define ACT(t) ((const sala_act_block *)(act + (size_t)(t) * act_stride))
+#define ACT(t) ((const sala_act_block *)(act + (size_t)(t)*act_stride))
 
 typedef void codes_fn(vi w[8], const uint8_t *p, int b);
 typedef void scales_fn(vf scale[2], vf min[2], const uint8_t *p, int b);
@@ -412,7 +421,7 @@ enum {
                 const uint8_t *p = (const uint8_t *)w + (size_t)(r / LANES) * panel_bytes;                             \
                 const int n_rows = row1 - r < LANES ? (int)(row1 - r) : LANES;                                         \
                 int64_t t = t0;                                                                                        \
-                STEPS(codes_##type, scales, blocks, LANES * BYTES_##id, zero, max_code, halves, min_kind)              \
+                STEPS(codes_##type, scales, blocks, LANES *BYTES_##id, zero, max_code, halves, min_kind)               \
             }                                                                                                          \
         }                                                                                                              \
     }                                                                                                                  \
@@ -428,8 +437,8 @@ enum {
 
 #define STEP(n, ...)                                                                                                   \
     for (; t + (n) <= t1; t += (n))                                                                                    \
-        panel_tile(__VA_ARGS__, out + t * out_stride + r, out_stride, p, (const uint8_t *)act + (size_t)t * act_stride, \
-                   act_stride, cols, n_rows, n);
+        panel_tile(__VA_ARGS__, out + t * out_stride + r, out_stride, p,                                               \
+                   (const uint8_t *)act + (size_t)t * act_stride, act_stride, cols, n_rows, n);
 #define STEPS(...)                                                                                                     \
     STEP(TILE, __VA_ARGS__)                                                                                            \
     if (TILE > 4)                                                                                                      \
