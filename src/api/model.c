@@ -168,6 +168,7 @@ void sala_model_close(sala_model *m)
         sala_chat_close(m->chat_tools);
     sala_chat_close(m->chat);
     sala_tokenizer_free(m->tokenizer);
+    free(m->work);
     free(m->end_tokens);
     free(m->path);
     pthread_mutex_destroy(&m->turn);

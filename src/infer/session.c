@@ -145,6 +145,74 @@ sala_status sala_session_fork(sala_session **out, const sala_session *session, s
     return SALA_OK;
 }
 
+/* What a call is turned into; lies in the model's scratch. */
+typedef struct batch {
+    sala_timeline **lines; /* [n_sessions] */
+    int64_t *count;        /* [n_sessions] rows of each */
+    sala_net_row *rows;    /* [n_rows] */
+} batch;
+
+static bool get_batch(sala_model *m, batch *b, int n_sessions, int n_rows)
+{
+    const size_t sessions = (size_t)n_sessions, rows = (size_t)n_rows;
+    const size_t bytes = sessions * (sizeof *b->lines + sizeof *b->count) + rows * sizeof *b->rows;
+    if (bytes > m->work_bytes) {
+        void *more = realloc(m->work, bytes);
+        if (!more)
+            return false;
+        m->work = more;
+        m->work_bytes = bytes;
+    }
+    b->lines = m->work;
+    b->count = (int64_t *)(void *)(b->lines + sessions);
+    b->rows = (sala_net_row *)(void *)(b->count + sessions);
+    memset(b->count, 0, sessions * sizeof *b->count);
+    return true;
+}
+
+static sala_status check_session(sala_model *model, sala_session *const *sessions, int i, int64_t n_new,
+                                 sala_error *err)
+{
+    sala_session *s = sessions[i];
+    if (s->model != model)
+        return sala_fail(err, SALA_E_INVALID, "session %d belongs to another model", i);
+    for (int j = 0; j < i; j++)
+        if (s == sessions[j])
+            return sala_fail(err, SALA_E_INVALID, "sessions %d and %d of the call are the same", j, i);
+    const int64_t after = s->line.kv.length + n_new;
+    if (after > s->max_tokens)
+        return sala_fail(err, SALA_E_LIMIT, "%lld tokens do not fit: the session holds %lld and its limit is %lld",
+                         (long long)n_new, (long long)s->line.kv.length, (long long)s->max_tokens);
+    if (!reserve_tokens(s, after))
+        return sala_fail_memory(err, (uint64_t)after * sizeof(int32_t));
+    return SALA_OK;
+}
+
+static sala_status run_batch(sala_model *model, sala_session *const *sessions, int n_sessions, const sala_row *rows,
+                             int n_rows, float *logits, sala_error *err)
+{
+    batch b;
+    if (!get_batch(model, &b, n_sessions, n_rows))
+        return sala_fail_memory(err, (uint64_t)n_rows * sizeof *b.rows);
+    for (int i = 0; i < n_rows; i++) {
+        b.rows[i] = (sala_net_row){rows[i].token, rows[i].session, rows[i].want};
+        if (rows[i].session >= 0 && rows[i].session < n_sessions) /* sala_net_forward refuses the others */
+            b.count[rows[i].session]++;
+    }
+    for (int i = 0; i < n_sessions; i++) {
+        const sala_status st = check_session(model, sessions, i, b.count[i], err);
+        if (st != SALA_OK)
+            return st;
+        b.lines[i] = &sessions[i]->line;
+    }
+    const sala_status st = sala_net_forward(model->net, b.lines, n_sessions, b.rows, n_rows, logits, err);
+    for (int i = 0; i < n_rows && st == SALA_OK; i++) {
+        const int s = rows[i].session;
+        sessions[s]->tokens[b.lines[s]->kv.length - b.count[s]--] = rows[i].token;
+    }
+    return st;
+}
+
 sala_status sala_forward(sala_model *model, sala_session *const *sessions, int n_sessions, const sala_row *rows,
                          int n_rows, float *logits, sala_error *err)
 {
@@ -154,55 +222,9 @@ sala_status sala_forward(sala_model *model, sala_session *const *sessions, int n
         return sala_fail(err, SALA_E_INVALID, "a batch of %d rows for %d sessions", n_rows, n_sessions);
     if (n_rows == 0)
         return SALA_OK;
-    sala_timeline **lines = calloc((size_t)n_sessions, sizeof *lines + sizeof(int64_t));
-    sala_net_row *net_rows = malloc((size_t)n_rows * sizeof *net_rows);
-    sala_status st = SALA_OK;
-    if (!lines || !net_rows) {
-        st = sala_fail_memory(err, (uint64_t)n_rows * sizeof *net_rows);
-        goto out;
-    }
-    int64_t *count = (int64_t *)(void *)(lines + n_sessions);
-    for (int i = 0; i < n_sessions; i++) {
-        if (sessions[i]->model != model) {
-            st = sala_fail(err, SALA_E_INVALID, "session %d belongs to another model", i);
-            goto out;
-        }
-        for (int j = 0; j < i; j++)
-            if (sessions[i] == sessions[j]) {
-                st = sala_fail(err, SALA_E_INVALID, "sessions %d and %d of the call are the same", j, i);
-                goto out;
-            }
-        lines[i] = &sessions[i]->line;
-    }
-    for (int i = 0; i < n_rows; i++) {
-        net_rows[i] = (sala_net_row){rows[i].token, rows[i].session, rows[i].want};
-        if (rows[i].session >= 0 && rows[i].session < n_sessions)
-            count[rows[i].session]++;
-    }
-    for (int i = 0; i < n_sessions; i++) {
-        const int64_t after = lines[i]->kv.length + count[i];
-        if (after > sessions[i]->max_tokens) {
-            st = sala_fail(err, SALA_E_LIMIT, "%lld tokens do not fit: the session holds %lld and its limit is %lld",
-                           (long long)count[i], (long long)lines[i]->kv.length, (long long)sessions[i]->max_tokens);
-            goto out;
-        }
-        if (!reserve_tokens(sessions[i], after)) {
-            st = sala_fail_memory(err, (uint64_t)after * sizeof(int32_t));
-            goto out;
-        }
-    }
     pthread_mutex_lock(&model->turn);
-    st = sala_net_forward(model->net, lines, n_sessions, net_rows, n_rows, logits, err);
+    const sala_status st = run_batch(model, sessions, n_sessions, rows, n_rows, logits, err);
     pthread_mutex_unlock(&model->turn);
-    if (st == SALA_OK) {
-        for (int i = 0; i < n_rows; i++) {
-            const int s = rows[i].session;
-            sessions[s]->tokens[lines[s]->kv.length - count[s]--] = rows[i].token;
-        }
-    }
-out:
-    free(lines);
-    free(net_rows);
     return st;
 }
 

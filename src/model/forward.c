@@ -139,20 +139,44 @@ static int make_seqs(sala_attn_seq *seqs, sala_timeline *const *timelines, const
     return n;
 }
 
+typedef struct work {
+    int64_t *count, *start; /* [n_timelines] rows of each session, where they start; then: rows done */
+    int64_t *order, *place; /* [n_rows] rows sorted by session; row of logits */
+    sala_attn_seq *seqs;    /* [max_rows] */
+    int32_t *ids;           /* [max_rows] */
+} work;
+
+static bool get_work(sala_net *net, work *w, int n_timelines, int64_t n_rows)
+{
+    const size_t counts = (size_t)n_timelines * 2, rows = (size_t)n_rows * 2, max = (size_t)net->max_rows;
+    const size_t bytes = (counts + rows) * sizeof(int64_t) + max * (sizeof(sala_attn_seq) + sizeof(int32_t));
+    if (bytes > net->work_bytes) {
+        void *more = realloc(net->work, bytes);
+        if (!more)
+            return false;
+        net->work = more;
+        net->work_bytes = bytes;
+    }
+    w->count = net->work;
+    w->start = w->count + n_timelines;
+    w->order = w->start + n_timelines;
+    w->place = w->order + n_rows;
+    w->seqs = (sala_attn_seq *)(void *)(w->place + n_rows);
+    w->ids = (int32_t *)(void *)(w->seqs + max);
+    memset(w->count, 0, counts * sizeof(int64_t));
+    return true;
+}
+
 sala_status sala_net_forward(sala_net *net, sala_timeline *const *timelines, int n_timelines, const sala_net_row *rows,
                              int64_t n_rows, float *logits, sala_error *err)
 {
     const sala_config *c = net->config;
     if (n_rows <= 0)
         return SALA_OK;
-    const size_t bytes = (size_t)n_timelines * 2 * sizeof(int64_t) + (size_t)n_rows * 2 * sizeof(int64_t) +
-                         (size_t)net->max_rows * (sizeof(sala_attn_seq) + sizeof(int32_t));
-    int64_t *count = calloc(1, bytes);
-    if (!count)
-        return sala_fail_memory(err, bytes);
-    int64_t *start = count + n_timelines, *order = start + n_timelines, *place = order + n_rows;
-    sala_attn_seq *seqs = (sala_attn_seq *)(void *)(place + n_rows);
-    int32_t *ids = (int32_t *)(void *)(seqs + net->max_rows);
+    work w;
+    if (!get_work(net, &w, n_timelines, n_rows))
+        return sala_fail_memory(err, (uint64_t)n_rows * 2 * sizeof(int64_t));
+    int64_t *count = w.count, *start = w.start, *order = w.order, *place = w.place;
     sala_status st = SALA_OK;
 
     /* Sort by session, keeping the order within each (counting sort), and number the wanted rows. */
@@ -188,9 +212,9 @@ sala_status sala_net_forward(sala_net *net, sala_timeline *const *timelines, int
     memset(start, 0, (size_t)n_timelines * sizeof *start); /* from here on: rows done */
     for (int64_t begin = 0; begin < n_rows && st == SALA_OK; begin += net->max_rows) {
         const int64_t end = sala_min_i64(begin + net->max_rows, n_rows);
-        slice s = {.rows = rows, .order = order + begin, .n_rows = end - begin, .seqs = seqs};
-        s.n_seqs = make_seqs(seqs, timelines, rows, order, begin, end, start);
-        st = run_slice(net, timelines, &s, place, logits, ids, err);
+        slice s = {.rows = rows, .order = order + begin, .n_rows = end - begin, .seqs = w.seqs};
+        s.n_seqs = make_seqs(w.seqs, timelines, rows, order, begin, end, start);
+        st = run_slice(net, timelines, &s, place, logits, w.ids, err);
     }
 out:
     for (int s = 0; s < n_timelines; s++) {
@@ -199,6 +223,5 @@ out:
         else
             sala_kv_rollback(&timelines[s]->kv, timelines[s]->kv.length);
     }
-    free(count);
     return st;
 }

@@ -280,6 +280,7 @@ void sala_net_close(sala_net *net)
     be->ops->weight_free(be, net->embed);
     be->ops->free(be, net->vectors, net->vectors_bytes);
     be->ops->free(be, net->scratch, net->scratch_bytes);
+    free(net->work);
     free(net->rope_cos);
     free(net->inv_freq[0]);
     free(net->layers);

@@ -62,6 +62,9 @@ typedef struct sala_net {
     float *rope_cos, *rope_sin; /* host, [max_rows][n_rot / 2] */
     double *inv_freq[2];        /* short, long */
     double rope_factor[2];
+    /* Host scratch of the forward pass, grown to the largest batch seen: no allocation per token. */
+    void *work;
+    size_t work_bytes;
     sala_observer observer;
 } sala_net;
 
