@@ -1,0 +1,205 @@
+/* Characters: classes, UTF-8 repair, GPT-2's byte alphabet; and regular expressions. */
+#include "text/tokenizer_impl.h"
+
+#include <utf8proc.h>
+
+sala_char_class sala_char_class_of(uint32_t cp)
+{
+    if (cp < 0x80) {
+        if ((cp | 0x20) >= 'a' && (cp | 0x20) <= 'z')
+            return SALA_CC_LETTER;
+        if (cp >= '0' && cp <= '9')
+            return SALA_CC_NUMBER;
+        if (cp == '\r' || cp == '\n')
+            return SALA_CC_NEWLINE;
+        if (cp == ' ' || (cp >= 9 && cp <= 13))
+            return SALA_CC_SPACE;
+        return SALA_CC_OTHER;
+    }
+    /* CJK ideographs, kana and Hangul syllables, without the table. */
+    if ((cp >= 0x4E00 && cp <= 0x9FFF) || (cp >= 0xAC00 && cp <= 0xD7A3))
+        return SALA_CC_LETTER;
+    switch (utf8proc_category((utf8proc_int32_t)cp)) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+        return SALA_CC_LETTER;
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+        return SALA_CC_MARK;
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_NO:
+        return SALA_CC_NUMBER;
+    case UTF8PROC_CATEGORY_ZS:
+    case UTF8PROC_CATEGORY_ZL:
+    case UTF8PROC_CATEGORY_ZP:
+        return SALA_CC_SPACE;
+    default:
+        return cp == 0x85 ? SALA_CC_SPACE : SALA_CC_OTHER;
+    }
+}
+
+bool sala_char_is_space(uint32_t cp)
+{
+    const sala_char_class c = sala_char_class_of(cp);
+    return c == SALA_CC_SPACE || c == SALA_CC_NEWLINE;
+}
+
+bool sala_char_is_punct(uint32_t cp)
+{
+    if (cp < 0x80)
+        return cp > 0x20 && cp < 0x7F && sala_char_class_of(cp) == SALA_CC_OTHER;
+    const utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
+    return c >= UTF8PROC_CATEGORY_PC && c <= UTF8PROC_CATEGORY_PO;
+}
+
+bool sala_char_is_word(uint32_t cp)
+{
+    if (cp == '_' || cp == 0x200C || cp == 0x200D)
+        return true;
+    const utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
+    switch (sala_char_class_of(cp)) {
+    case SALA_CC_LETTER:
+    case SALA_CC_MARK:
+        return true;
+    case SALA_CC_NUMBER:
+        return c != UTF8PROC_CATEGORY_NO;
+    default:
+        /* Circled letters are Alphabetic though symbols by category. */
+        return c == UTF8PROC_CATEGORY_PC || (cp >= 0x24B6 && cp <= 0x24E9) || (cp >= 0x1F130 && cp <= 0x1F149) ||
+               (cp >= 0x1F150 && cp <= 0x1F169) || (cp >= 0x1F170 && cp <= 0x1F189);
+    }
+}
+
+/* ---- UTF-8 ---- */
+
+bool sala_utf8_is_valid(const char *s, size_t n)
+{
+    size_t i = 0;
+    while (i < n) {
+        uint64_t w;
+        if (n - i >= 8 && (memcpy(&w, s + i, 8), (w & 0x8080808080808080u) == 0)) {
+            i += 8;
+            continue;
+        }
+        uint32_t cp;
+        const int len = sala_utf8_decode(s + i, n - i, &cp);
+        if (len == 0)
+            return false;
+        i += (size_t)len;
+    }
+    return true;
+}
+
+size_t sala_utf8_bad_part(const char *s, size_t n, bool *incomplete)
+{
+    const uint8_t a = (uint8_t)s[0];
+    const size_t want = a >= 0xC2 && a <= 0xDF ? 2 : a >= 0xE0 && a <= 0xEF ? 3 : a >= 0xF0 && a <= 0xF4 ? 4 : 1;
+    size_t have = 1;
+    while (have < want && have < n) {
+        const uint8_t c = (uint8_t)s[have];
+        uint8_t lo = 0x80, hi = 0xBF;
+        if (have == 1) {
+            lo = a == 0xE0 ? 0xA0 : a == 0xF0 ? 0x90 : lo;
+            hi = a == 0xED ? 0x9F : a == 0xF4 ? 0x8F : hi;
+        }
+        if (c < lo || c > hi)
+            break;
+        have++;
+    }
+    *incomplete = have == n && have < want;
+    return have;
+}
+
+void sala_utf8_append_lossy(sala_buf *out, const char *s, size_t n)
+{
+    size_t done = 0, i = 0;
+    bool incomplete;
+    while (i < n) {
+        if ((uint8_t)s[i] < 0x80) {
+            i++;
+            continue;
+        }
+        uint32_t cp;
+        const int len = sala_utf8_decode(s + i, n - i, &cp);
+        if (len > 0) {
+            i += (size_t)len;
+            continue;
+        }
+        sala_buf_add(out, s + done, i - done);
+        sala_buf_add(out, "\xEF\xBF\xBD", 3);
+        i += sala_utf8_bad_part(s + i, n - i, &incomplete);
+        done = i;
+    }
+    if (n > done)
+        sala_buf_add(out, s + done, n - done);
+}
+
+/* ---- GPT-2's byte alphabet: printable Latin-1 stands for itself, the other 68 bytes are U+0100 and up, in order ---- */
+
+static bool is_printable_byte(uint32_t b)
+{
+    return (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b <= 0xAC) || (b >= 0xAE && b <= 0xFF);
+}
+
+uint32_t sala_byte_to_char(uint8_t byte)
+{
+    if (is_printable_byte(byte))
+        return byte;
+    if (byte <= 0x20)
+        return 0x100u + byte;
+    if (byte <= 0xA0)
+        return 0x121u + (byte - 0x7Fu);
+    return 0x143u; /* 0xAD, the soft hyphen */
+}
+
+int sala_char_to_byte(uint32_t cp)
+{
+    if (cp < 0x100)
+        return is_printable_byte(cp) ? (int)cp : -1;
+    if (cp <= 0x120)
+        return (int)(cp - 0x100);
+    if (cp <= 0x142)
+        return (int)(cp - 0x121 + 0x7F);
+    return cp == 0x143 ? 0xAD : -1;
+}
+
+bool sala_byte_level_decode(sala_buf *out, const char *s, size_t n)
+{
+    const size_t before = out->len;
+    for (size_t i = 0; i < n;) {
+        uint32_t cp;
+        const int len = sala_utf8_decode(s + i, n - i, &cp);
+        const int byte = len > 0 ? sala_char_to_byte(cp) : -1;
+        if (byte < 0) {
+            out->len = before;
+            return false;
+        }
+        sala_buf_add_char(out, (char)byte);
+        i += (size_t)len;
+    }
+    return true;
+}
+
+/* ---- regular expressions ---- */
+
+sala_status sala_regex_compile(pcre2_code **out, const char *s, size_t n, sala_error *err)
+{
+    int code = 0;
+    PCRE2_SIZE where = 0;
+    pcre2_code *re = pcre2_compile((PCRE2_SPTR)s, n, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code, &where, NULL);
+    if (re == NULL) {
+        PCRE2_UCHAR why[200];
+        pcre2_get_error_message(code, why, sizeof why);
+        return sala_fail(err, SALA_E_UNSUPPORTED, "the regular expression \"%.*s\" is not understood (at byte %zu: %s)",
+                         n > 200 ? 200 : (int)n, s, (size_t)where, (const char *)why);
+    }
+    /* Without JIT (refused by the system, or not built in) the interpreter gives the same matches. */
+    pcre2_jit_compile(re, PCRE2_JIT_COMPLETE);
+    *out = re;
+    return SALA_OK;
+}

@@ -1,0 +1,248 @@
+/* A tokenizer as GGUF metadata, in the form that llama.cpp reads. What GGUF has no words for is an error, never a file that
+ * tokenises differently; two liberties are taken, both as every converter does: the NFC normaliser of byte-level
+ * tokenizers is left out, and a prefix that only the first piece of text gets is written as one for every piece. */
+#include "text/tokenizer_impl.h"
+
+#include <stdio.h>
+
+#define KEY(name) "tokenizer.ggml." name
+
+typedef struct numbered_pair {
+    uint32_t rank;
+    int32_t left, right, id;
+} numbered_pair;
+
+static int by_rank(const void *pa, const void *pb)
+{
+    const numbered_pair *a = pa, *b = pb;
+    return a->rank < b->rank ? -1 : a->rank > b->rank;
+}
+
+static numbered_pair *sorted_pairs(const sala_bpe *b)
+{
+    numbered_pair *p = malloc((b->n_pairs + 1) * sizeof *p);
+    size_t n = 0;
+    for (uint64_t k = 0; p != NULL && k <= b->pair_mask; k++)
+        if (b->pairs[k].key != UINT64_MAX)
+            p[n++] = (numbered_pair){b->pairs[k].rank, (int32_t)(b->pairs[k].key >> 32), (int32_t)(uint32_t)b->pairs[k].key,
+                                     b->pairs[k].id};
+    if (p != NULL)
+        qsort(p, n, sizeof *p, by_rank);
+    return p;
+}
+
+/* Whether byte-level text keeps its meaning: no normaliser but NFC. */
+static sala_status check_byte_level(const sala_tokenizer *t, sala_error *err)
+{
+    for (int i = 0; i < t->n_norms; i++)
+        if (t->norms[i].kind != SALA_NORM_NFC)
+            return sala_fail(err, SALA_E_UNSUPPORTED, "GGUF cannot hold a byte-level tokenizer with a normaliser other than NFC");
+    if (t->pre_name != NULL)
+        return SALA_OK;
+    for (int i = 0; i < t->n_pretoks; i++) {
+        const sala_pretok_step *s = &t->pretoks[i];
+        if (s->kind == SALA_PT_REGEX || s->kind == SALA_PT_LITERAL)
+            return sala_fail(err, SALA_E_UNSUPPORTED,
+                             "GGUF has no name for the pre-tokenizer with the regular expression \"%.300s\"", s->text);
+    }
+    return sala_fail(err, SALA_E_UNSUPPORTED, "GGUF has no name for this sequence of %d pre-tokenizer steps", t->n_pretoks);
+}
+
+/* Whether the text's preparation is "spaces become U+2581, perhaps one in front"; *prefix: one in front. */
+static bool is_llama_like(const sala_tokenizer *t, bool *prefix)
+{
+    const sala_norm_step *n = t->norms;
+    *prefix = false;
+    if (t->n_norms == 1 && t->n_pretoks == 0 && n->kind == SALA_NORM_SENTENCEPIECE) {
+        *prefix = n->dummy_prefix;
+        return n->escape_spaces && !n->remove_extra_spaces && !(n->dummy_prefix && n->space_as_suffix) &&
+               t->charsmap.n_units == 0;
+    }
+    if (t->n_norms == 0 && t->n_pretoks == 1 && t->pretoks->kind == SALA_PT_METASPACE) {
+        *prefix = t->pretoks->prepend != SALA_PREPEND_NEVER;
+        return !t->pretoks->split && t->pretoks->text_len == SALA_META_LEN &&
+               memcmp(t->pretoks->text, SALA_META, SALA_META_LEN) == 0;
+    }
+    int i = 0;
+    if (t->n_norms == 2 && n[0].kind == SALA_NORM_PREPEND && n[0].to_len == SALA_META_LEN &&
+        memcmp(n[0].to, SALA_META, SALA_META_LEN) == 0) {
+        *prefix = true;
+        i = 1;
+    }
+    return t->n_pretoks == 0 && t->n_norms == i + 1 && n[i].kind == SALA_NORM_REPLACE && n[i].from_len == 1 &&
+           n[i].from[0] == ' ' && n[i].to_len == SALA_META_LEN && memcmp(n[i].to, SALA_META, SALA_META_LEN) == 0;
+}
+
+/* Scores that give the merges' order back: every merge into one piece must stand together, and every way to cut a piece in
+ * two must be among them. */
+static sala_status scores_of_merges(const sala_tokenizer *t, float *scores, sala_error *err)
+{
+    const sala_vocab *v = &t->vocab;
+    numbered_pair *p = sorted_pairs(&t->bpe);
+    int32_t *n_ways = calloc((size_t)v->count + 1, sizeof *n_ways);
+    sala_status st = p == NULL || n_ways == NULL ? sala_fail_memory(err, t->bpe.n_pairs * sizeof *p) : SALA_OK;
+    const char *why = NULL;
+    int32_t who = -1;
+    for (uint64_t k = 0; st == SALA_OK && k < t->bpe.n_pairs && why == NULL; k++) {
+        const int32_t id = p[k].id;
+        const bool again = k > 0 && p[k - 1].id == id;
+        if (n_ways[id] > 0 && !again) {
+            why = "merges into it stand apart";
+            who = id;
+        }
+        n_ways[id]++;
+        scores[id] = again ? scores[id] : -(float)k;
+    }
+    for (int32_t id = 0; st == SALA_OK && id < v->count && why == NULL; id++) {
+        const char *s = sala_vocab_text(v, id);
+        const size_t len = v->items[id].len;
+        if (!v->items[id].in_model || v->items[id].special || sala_byte_piece_value(s, len) >= 0 || len == 0)
+            continue;
+        int32_t ways = 0;
+        for (size_t cut = sala_utf8_len(s[0]); cut < len; cut += sala_utf8_len(s[cut])) {
+            const int32_t left = sala_vocab_find(v, s, cut), right = sala_vocab_find(v, s + cut, len - cut);
+            ways += left >= 0 && right >= 0 && v->items[left].in_model && v->items[right].in_model;
+        }
+        if (ways != n_ways[id]) {
+            why = "not every way to cut it is a merge";
+            who = id;
+        }
+        if (n_ways[id] == 0)
+            scores[id] = -(float)t->bpe.n_pairs - 1;
+    }
+    if (why != NULL)
+        st = sala_fail(err, SALA_E_UNSUPPORTED, "GGUF cannot hold these merges as scores: token %d \"%.*s\", %s", who,
+                       v->items[who].len > 60 ? 60 : (int)v->items[who].len, sala_vocab_text(v, who), why);
+    free(p);
+    free(n_ways);
+    return st;
+}
+
+static void write_id(sala_gguf_writer *w, const char *key, int32_t id)
+{
+    if (id >= 0)
+        sala_gguf_write_u32(w, key, (uint32_t)id);
+}
+
+static sala_status write_merges(const sala_tokenizer *t, sala_gguf_writer *w, sala_error *err)
+{
+    const sala_vocab *v = &t->vocab;
+    const uint64_t n = t->bpe.n_pairs;
+    numbered_pair *p = sorted_pairs(&t->bpe);
+    sala_gguf_str *list = malloc((n + 1) * sizeof *list);
+    sala_buf text = {0};
+    for (uint64_t k = 0; p != NULL && k < n; k++) {
+        sala_buf_add(&text, sala_vocab_text(v, p[k].left), v->items[p[k].left].len);
+        sala_buf_add_char(&text, ' ');
+        sala_buf_add(&text, sala_vocab_text(v, p[k].right), v->items[p[k].right].len);
+    }
+    sala_status st = SALA_OK;
+    if (p == NULL || list == NULL || text.failed)
+        st = sala_fail_memory(err, n * (sizeof *p + sizeof *list));
+    size_t at = 0;
+    for (uint64_t k = 0; st == SALA_OK && k < n; k++) {
+        const size_t len = (size_t)v->items[p[k].left].len + v->items[p[k].right].len + 1;
+        list[k] = (sala_gguf_str){text.data + at, len};
+        at += len;
+    }
+    if (st == SALA_OK)
+        sala_gguf_write_array(w, KEY("merges"), SALA_GGUF_STRING, list, n);
+    free(p);
+    free(list);
+    sala_buf_free(&text);
+    return st;
+}
+
+static int32_t type_of(const sala_tokenizer *t, int32_t id)
+{
+    const sala_piece *p = &t->vocab.items[id];
+    if (id == t->unk && !t->bpe.byte_level)
+        return SALA_PIECE_UNKNOWN;
+    if (p->special)
+        return SALA_PIECE_CONTROL;
+    if (p->type != SALA_PIECE_NORMAL)
+        return p->type;
+    return !t->bpe.byte_level && sala_byte_piece_value(sala_vocab_text(&t->vocab, id), p->len) >= 0 ? SALA_PIECE_BYTE
+                                                                                                    : SALA_PIECE_NORMAL;
+}
+
+sala_status sala_tokenizer_write_gguf(const sala_tokenizer *t, sala_gguf_writer *w, int32_t n_embd_rows, sala_error *err)
+{
+    const sala_vocab *v = &t->vocab;
+    const int32_t n = n_embd_rows;
+    bool prefix = false;
+    sala_status st = SALA_OK;
+    if (n < v->count || n > SALA_TOK_MAX_IDS)
+        return sala_fail(err, SALA_E_INVALID, "the vocabulary has ids up to %d, the embedding %d rows", v->count - 1, n);
+    if (t->bpe.byte_level)
+        st = check_byte_level(t, err);
+    else if (t->model == SALA_MODEL_UNIGRAM && (t->n_norms != 1 || t->norms->kind != SALA_NORM_SENTENCEPIECE || t->n_pretoks > 0))
+        st = sala_fail(err, SALA_E_UNSUPPORTED, "GGUF can hold a unigram tokenizer only with SentencePiece's own normaliser");
+    else if (t->model == SALA_MODEL_BPE && !is_llama_like(t, &prefix))
+        st = sala_fail(err, SALA_E_UNSUPPORTED,
+                       "GGUF can hold a BPE tokenizer by characters only if its text is prepared by making spaces U+2581");
+    if (st != SALA_OK)
+        return st;
+    sala_gguf_str *tokens = malloc((size_t)n * sizeof *tokens);
+    int32_t *types = malloc((size_t)n * sizeof *types);
+    float *scores = malloc((size_t)n * sizeof *scores);
+    char(*names)[24] = calloc((size_t)n, sizeof *names);
+    if (tokens == NULL || types == NULL || scores == NULL || names == NULL)
+        st = sala_fail_memory(err, (uint64_t)n * 48);
+    for (int32_t id = 0; st == SALA_OK && id < n; id++) {
+        if (id < v->count && v->items[id].type != SALA_PIECE_NONE) {
+            tokens[id] = (sala_gguf_str){sala_vocab_text(v, id), v->items[id].len};
+            types[id] = type_of(t, id);
+            scores[id] = v->items[id].score;
+        } else {
+            snprintf(names[id], sizeof *names, "[PAD%d]", id);
+            tokens[id] = (sala_gguf_str){names[id], strlen(names[id])};
+            types[id] = SALA_PIECE_UNUSED;
+            scores[id] = -1e9f;
+        }
+    }
+    const bool by_rank_of_characters = t->model == SALA_MODEL_BPE && !t->bpe.byte_level && !t->bpe.by_score;
+    if (st == SALA_OK && by_rank_of_characters)
+        st = scores_of_merges(t, scores, err);
+    const char *model = t->model == SALA_MODEL_UNIGRAM ? "t5" : t->bpe.byte_level ? "gpt2" : "llama";
+    if (st == SALA_OK) {
+        const char *pre = t->bpe.byte_level ? t->pre_name : "default";
+        sala_gguf_write_str(w, KEY("model"), model, strlen(model));
+        sala_gguf_write_str(w, KEY("pre"), pre, strlen(pre));
+        sala_gguf_write_array(w, KEY("tokens"), SALA_GGUF_STRING, tokens, (uint64_t)n);
+        sala_gguf_write_array(w, KEY("token_type"), SALA_GGUF_I32, types, (uint64_t)n);
+        if (!t->bpe.byte_level)
+            sala_gguf_write_array(w, KEY("scores"), SALA_GGUF_F32, scores, (uint64_t)n);
+        if (t->bpe.byte_level)
+            st = write_merges(t, w, err);
+    }
+    free(tokens);
+    free(types);
+    free(scores);
+    free(names);
+    if (st != SALA_OK)
+        return st;
+    write_id(w, KEY("bos_token_id"), t->bos);
+    write_id(w, KEY("eos_token_id"), t->eos);
+    write_id(w, KEY("unknown_token_id"), sala_tokenizer_unk(t));
+    write_id(w, KEY("padding_token_id"), t->pad);
+    sala_gguf_write_bool(w, KEY("add_bos_token"), sala_tokenizer_adds_bos(t));
+    sala_gguf_write_bool(w, KEY("add_eos_token"), sala_tokenizer_adds_eos(t));
+    if (t->model == SALA_MODEL_UNIGRAM) {
+        sala_gguf_write_bool(w, KEY("remove_extra_whitespaces"), t->norms->remove_extra_spaces);
+        prefix = t->norms->dummy_prefix;
+        if (t->charsmap.n_units > 0) {
+            const uint32_t array_bytes = (uint32_t)(t->charsmap.n_units * 4);
+            sala_buf map = {0};
+            sala_buf_add(&map, &array_bytes, 4);
+            sala_buf_add(&map, t->charsmap.units, array_bytes);
+            sala_buf_add(&map, t->charsmap.strings, t->charsmap.n_strings);
+            if (map.failed)
+                return sala_fail_memory(err, array_bytes);
+            sala_gguf_write_array(w, KEY("precompiled_charsmap"), SALA_GGUF_U8, map.data, map.len);
+            sala_buf_free(&map);
+        }
+    }
+    sala_gguf_write_bool(w, KEY("add_space_prefix"), prefix);
+    return SALA_OK;
+}
