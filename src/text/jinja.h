@@ -1,8 +1,8 @@
 /* Jinja, as chat templates use it: a bounded interpreter over JSON-like values.
- * Behaviour is jinja2's with trim_blocks and lstrip_blocks (as transformers sets them), its ImmutableSandboxedEnvironment,
- * and transformers' extras: raise_exception, strftime_now, tojson without HTML escaping, {% generation %}, loop controls.
- * Templates come with models from strangers: steps, depth, output and memory have limits; nothing but the given variables
- * can be reached. */
+ * Behaviour is jinja2's with trim_blocks and lstrip_blocks (as transformers sets them), its
+ * ImmutableSandboxedEnvironment, and transformers' extras: raise_exception, strftime_now, tojson without HTML escaping,
+ * {% generation %}, loop controls. Templates come with models from strangers: steps, depth, output and memory have
+ * limits; nothing but the given variables can be reached. */
 #ifndef SALA_TEXT_JINJA_H
 #define SALA_TEXT_JINJA_H
 
