@@ -1,4 +1,4 @@
-/* Batch driver of the tokenizer for tests/parity/tokenizers.py and for timing.
+/* Batch driver of the tokenizer for tests/parity/tokenizer_parity.py and for timing.
  *
  *   tok_driver KIND PATH encode [special] [parse]   NUL-free records: u32 length, bytes, on standard input;
  *                                                   u32 count, i32 ids for each on standard output
