@@ -10,6 +10,7 @@ typedef struct tiny_model {
     const char *architecture;
     int n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab, n_ctx;
     bool tied, biases, qk_norm, longrope;
+    bool tokenizer;
     double scale; /* standard deviation of the weights times sqrt(n_embd) */
 } tiny_model;
 
@@ -93,6 +94,39 @@ static inline void tiny_key(char dst[96], const tiny_model *m, const char *key)
     snprintf(dst, 96, "%s.%s", m->architecture, key);
 }
 
+/* A byte-level vocabulary: 256 bytes (in the spelling of GPT-2's files), <|im_start|>, <|im_end|>, then unused ids. */
+static inline void tiny_tokenizer(sala_gguf_writer *w, int n_vocab)
+{
+    static char spelling[512][24];
+    sala_gguf_str tokens[512];
+    int32_t types[512];
+    uint32_t next = 256;
+    assert_in_range(n_vocab, 258, 512);
+    for (int i = 0; i < n_vocab; i++) {
+        const bool shown = (i >= 33 && i <= 126) || (i >= 161 && i <= 172) || (i >= 174 && i <= 255);
+        sala_buf b = {0};
+        if (i < 256)
+            sala_buf_add_utf8(&b, shown ? (uint32_t)i : next++);
+        else
+            sala_buf_printf(&b, i == 256 ? "<|im_start|>" : i == 257 ? "<|im_end|>" : "<unused%d>", i);
+        snprintf(spelling[i], sizeof spelling[i], "%.20s", b.data);
+        sala_buf_free(&b);
+        tokens[i] = (sala_gguf_str){spelling[i], strlen(spelling[i])};
+        types[i] = i < 256 ? 1 : i < 258 ? 3 : 5;
+    }
+    static const char template[] =
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    sala_gguf_write_str(w, "tokenizer.ggml.model", "gpt2", 4);
+    sala_gguf_write_str(w, "tokenizer.ggml.pre", "gpt-2", 5);
+    sala_gguf_write_array(w, "tokenizer.ggml.tokens", SALA_GGUF_STRING, tokens, (uint64_t)n_vocab);
+    sala_gguf_write_array(w, "tokenizer.ggml.token_type", SALA_GGUF_I32, types, (uint64_t)n_vocab);
+    sala_gguf_write_array(w, "tokenizer.ggml.merges", SALA_GGUF_STRING, &(sala_gguf_str){"a b", 3}, 0);
+    sala_gguf_write_u32(w, "tokenizer.ggml.eos_token_id", 257);
+    sala_gguf_write_bool(w, "tokenizer.ggml.add_bos_token", false);
+    sala_gguf_write_str(w, "tokenizer.chat_template", template, sizeof template - 1);
+}
+
 static inline void tiny_write(const char *path, const tiny_model *m, uint64_t seed)
 {
     sala_gguf_writer *w;
@@ -126,6 +160,8 @@ static inline void tiny_write(const char *path, const tiny_model *m, uint64_t se
         tiny_key(key, m, "rope.scaling.original_context_length");
         sala_gguf_write_u32(w, key, (uint32_t)m->n_ctx / 4);
     }
+    if (m->tokenizer)
+        tiny_tokenizer(w, m->n_vocab);
     tiny_each(m, tiny_declare, w);
     assert_int_equal(sala_gguf_writer_begin_data(w, NULL), SALA_OK);
     tiny_fill_state s = {.w = w, .scale = m->scale > 0 ? m->scale : 1};
