@@ -146,6 +146,10 @@ static int write_all(int fd, const uint8_t *data, size_t bytes, uint64_t offset)
 
 int sala_os_out_open(sala_out_file **out, const char *path)
 {
+    /* The rename at the end would put a plain file in the place of a device, pipe or socket. */
+    struct stat st;
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
+        return S_ISDIR(st.st_mode) ? EISDIR : EINVAL;
     sala_out_file *f = calloc(1, sizeof *f);
     const size_t room = strlen(path) + 32;
     if (!f)
