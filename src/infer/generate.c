@@ -34,9 +34,14 @@ static bool show(loop *g, size_t n, int32_t token, const sala_candidate *chosen)
 static sala_status take_token(loop *g, int32_t token, const sala_candidate *chosen)
 {
     sala_buf_clear(&g->piece);
-    const sala_status st = sala_detokenizer_push(g->text, token, &g->piece, g->err);
-    if (st != SALA_OK)
-        return st;
+    const char *spelling;
+    size_t bytes;
+    /* Embeddings may be padded beyond the vocabulary; those rows have no text, and to draw one is no failure. */
+    if (sala_tokenizer_piece(g->session->model->tokenizer, token, &spelling, &bytes)) {
+        const sala_status st = sala_detokenizer_push(g->text, token, &g->piece, g->err);
+        if (st != SALA_OK)
+            return st;
+    }
     size_t safe = 0;
     const bool stopped = sala_stops_push(&g->stops, g->piece.data ? g->piece.data : "", g->piece.len, &safe);
     if (g->piece.failed || g->stops.held.failed)
