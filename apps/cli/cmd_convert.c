@@ -1,6 +1,7 @@
 /* convert, quantize and export: files into other files. */
 #include "cli.h"
 
+#include "input.h"
 #include "model_arg.h"
 #include "os/os.h"
 #include "quant/quant.h"
@@ -36,7 +37,9 @@ static int report(const cli_options *o, const char *in, const char *out, const s
 static int work(const cli_options *o, const char *out, const char *type, bool to_hf)
 {
     char *in = NULL;
-    int rc = cli_model_path(&in, o, false);
+    int rc = to_hf ? 0 : cli_check_out(out);
+    if (rc == 0)
+        rc = cli_model_path(&in, o, false);
     if (rc)
         return rc;
     const sala_quant_params params = {

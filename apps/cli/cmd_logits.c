@@ -71,7 +71,9 @@ int cli_cmd_logits(const cli_options *o)
     int32_t *ids = NULL;
     size_t n = 0;
     sala_error err = {0};
-    int rc = cli_model_open(&model, o);
+    int rc = cli_check_out(o->out);
+    if (rc == 0)
+        rc = cli_model_open(&model, o);
     if (rc == 0)
         rc = tokens_of(&ids, &n, model, o);
     if (rc == 0)

@@ -47,6 +47,15 @@ int cli_read_text(char **data, size_t *bytes, const cli_options *o)
     return cli_read(data, bytes, o->file ? o->file : "-");
 }
 
+int cli_check_out(const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) != 0 || S_ISREG(st.st_mode))
+        return 0;
+    return cli_fail("%s is %s; the output must be a regular file", path,
+                    S_ISDIR(st.st_mode) ? "a directory" : "a device or pipe");
+}
+
 static int ids_of_json(int32_t **ids, size_t *n, const char *data, size_t bytes, const char *from)
 {
     json_error_t where;

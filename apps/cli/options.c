@@ -106,7 +106,7 @@ const cli_opt cli_opts[] = {
 
     /* ---- work ---- */
     {V(quantize), true, CLI_G_WORK, 0, "type", "", CLI_TEXT, F(type), "TYPE", NULL, 0, 0, NULL,
-     "the types are listed below; any case"},
+     "such as q4_k_m, q8_0, iq4_xs; any case; --help lists them all"},
     {V(convert), true, CLI_G_WORK, 0, "type", "outtype", CLI_TEXT, F(type), "TYPE", "auto", 0, 0, NULL,
      "auto keeps 16-bit floats as they are; f32, f16, bf16, q8_0 or any type of 'sala quantize'"},
     {V(export), true, CLI_G_WORK, 0, "type", "outtype", CLI_CHOICE, F(type), "TYPE", "auto", 0, 0, "auto|f32|f16|bf16",
@@ -288,10 +288,12 @@ static int set_value(cli_options *o, const cli_opt *opt, const char *shown, cons
     }
     case CLI_CHOICE:
         if (!is_choice(opt->choices, value)) {
-            char words[128];
-            snprintf(words, sizeof words, "%s", opt->choices);
-            for (char *c = words; (c = strchr(c, '|')) != NULL;)
-                *c = ',';
+            char words[128] = "";
+            for (const char *c = opt->choices; *c; c += strspn(c, "|")) {
+                const int n = (int)strcspn(c, "|");
+                snprintf(words + strlen(words), sizeof words - strlen(words), "%s%.*s", words[0] ? ", " : "", n, c);
+                c += n;
+            }
             return cli_misuse("%s: '%s' is not one of %s", shown, value, words);
         }
         *(const char **)(void *)field = value;
@@ -469,7 +471,7 @@ int cli_parse(cli_options *o, const cli_verb *verb, int argc, char **argv)
         return cli_misuse("too many arguments: '%s' is one more than '%s'", args[verb->most], verb->args);
     }
     if (o->n_args < verb->least)
-        return cli_misuse("%s is missing", verb->args);
+        return cli_misuse("%.*s is missing", (int)strcspn(verb->args, " ["), verb->args);
     return 0;
 }
 

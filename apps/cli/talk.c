@@ -181,8 +181,7 @@ static bool on_text(void *user, const char *text, size_t bytes, int32_t token, c
     sala_buf_add(&t->answer, text, bytes);
     if (!t->o->json && bytes && (fwrite(text, 1, bytes, stdout) != bytes || fflush(stdout) != 0)) {
         t->write_failed = true;
-        if (errno != EPIPE)
-            cli_fail("could not write to standard output: %s", strerror(errno));
+        cli_flush(CLI_FAILED);
         return false;
     }
     return !cli_interrupted();
