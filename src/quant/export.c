@@ -47,11 +47,28 @@ sala_status sala_export_write_json(const char *dir, const char *name, json_t *js
 
 /* ---- config.json ---- */
 
+/* The shortest decimal that is this number as a 32-bit float, which is how GGUF keeps it: 1e-05, not 9.99999974e-06. */
+static double short_decimal(double v)
+{
+    char text[32];
+    for (int digits = 6; digits <= 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, v);
+        if (strtof(text, NULL) == (float)v)
+            return strtod(text, NULL);
+    }
+    return v;
+}
+
+static json_t *real(double v)
+{
+    return json_real(short_decimal(v));
+}
+
 static json_t *factor_list(const float *v, int32_t n)
 {
     json_t *list = json_array();
     for (int32_t i = 0; i < n; i++)
-        json_array_append_new(list, json_real((double)v[i]));
+        json_array_append_new(list, real((double)v[i]));
     return list;
 }
 
@@ -66,7 +83,7 @@ static bool find_llama3(const sala_config *c, sala_rope_config *found)
         return false;
     for (int32_t i = 0; i < n; i++)
         top = fmax(top, (double)c->rope.short_factors[i]);
-    for (int64_t original = 1024; original <= 131072 && !good; original *= 2) {
+    for (int64_t original = 32; original <= 1 << 20 && !good; original *= 2) {
         sala_config trial = *c;
         trial.rope.kind = SALA_ROPE_LLAMA3;
         trial.rope.factor = top;
@@ -97,14 +114,14 @@ static json_t *rope_scaling(const sala_config *c)
     free(scratch);
     switch (r->kind) {
     case SALA_ROPE_LINEAR:
-        return json_pack("{s:s, s:f}", "rope_type", "linear", "factor", r->factor);
+        return json_pack("{s:s, s:f}", "rope_type", "linear", "factor", short_decimal(r->factor));
     case SALA_ROPE_YARN:
-        return json_pack("{s:s, s:f, s:I, s:f, s:f, s:f}", "rope_type", "yarn", "factor", r->factor,
+        return json_pack("{s:s, s:f, s:I, s:f, s:f, s:f}", "rope_type", "yarn", "factor", short_decimal(r->factor),
                          "original_max_position_embeddings", (json_int_t)original, "attention_factor", factor,
-                         "beta_fast", r->beta_fast, "beta_slow", r->beta_slow);
+                         "beta_fast", short_decimal(r->beta_fast), "beta_slow", short_decimal(r->beta_slow));
     case SALA_ROPE_FACTORS:
         if (find_llama3(c, &three))
-            return json_pack("{s:s, s:f, s:f, s:f, s:I}", "rope_type", "llama3", "factor", three.factor,
+            return json_pack("{s:s, s:f, s:f, s:f, s:I}", "rope_type", "llama3", "factor", short_decimal(three.factor),
                              "low_freq_factor", three.low_freq_factor, "high_freq_factor", three.high_freq_factor,
                              "original_max_position_embeddings", (json_int_t)three.original_max);
         return json_pack("{s:s, s:o, s:o, s:I, s:f, s:f}", "rope_type", "longrope", "long_factor",
@@ -159,8 +176,8 @@ static json_t *model_config(const sala_plan *p, sala_dtype dtype)
     json_object_set_new(o, "head_dim", json_integer(c->head_dim));
     json_object_set_new(o, "max_position_embeddings", json_integer(c->n_ctx_train));
     json_object_set_new(o, "hidden_act", json_string("silu"));
-    json_object_set_new(o, "rms_norm_eps", json_real((double)(float)c->rms_eps));
-    json_object_set_new(o, "rope_theta", json_real(c->rope.theta));
+    json_object_set_new(o, "rms_norm_eps", real(c->rms_eps));
+    json_object_set_new(o, "rope_theta", real(c->rope.theta));
     json_t *scaling = rope_scaling(c);
     if (scaling)
         json_object_set_new(o, "rope_scaling", scaling);
@@ -168,9 +185,9 @@ static json_t *model_config(const sala_plan *p, sala_dtype dtype)
     json_object_set_new(o, "mlp_bias", json_boolean(c->mlp_bias));
     json_object_set_new(o, "tie_word_embeddings", json_boolean(c->tied_head));
     if (p->family->mup_scales) {
-        json_object_set_new(o, "scale_emb", json_real(c->embed_scale));
-        json_object_set_new(o, "scale_depth", json_real(c->residual_scale * sqrt((double)c->n_layers)));
-        json_object_set_new(o, "dim_model_base", json_real(c->n_embd / c->logit_divisor));
+        json_object_set_new(o, "scale_emb", real(c->embed_scale));
+        json_object_set_new(o, "scale_depth", real(c->residual_scale * sqrt((double)c->n_layers)));
+        json_object_set_new(o, "dim_model_base", real(c->n_embd / c->logit_divisor));
     }
     if (c->sliding_window > 0) {
         json_object_set_new(o, "sliding_window", json_integer(c->sliding_window));
@@ -192,16 +209,16 @@ static json_t *generation_config(const sala_config *c)
     json_object_set_new(o, "pad_token_id", token_or_null(c->pad));
     if (c->gen_temperature > 0) {
         json_object_set_new(o, "do_sample", json_true());
-        json_object_set_new(o, "temperature", json_real((double)(float)c->gen_temperature));
+        json_object_set_new(o, "temperature", real(c->gen_temperature));
     }
     if (c->gen_top_k > 0)
         json_object_set_new(o, "top_k", json_integer(c->gen_top_k));
     if (c->gen_top_p > 0)
-        json_object_set_new(o, "top_p", json_real((double)(float)c->gen_top_p));
+        json_object_set_new(o, "top_p", real(c->gen_top_p));
     if (c->gen_min_p > 0)
-        json_object_set_new(o, "min_p", json_real((double)(float)c->gen_min_p));
+        json_object_set_new(o, "min_p", real(c->gen_min_p));
     if (c->gen_repeat_penalty > 0)
-        json_object_set_new(o, "repetition_penalty", json_real((double)(float)c->gen_repeat_penalty));
+        json_object_set_new(o, "repetition_penalty", real(c->gen_repeat_penalty));
     return o;
 }
 

@@ -406,7 +406,7 @@ static json_t *tokenizer_config(const sala_plan *p, const vocabulary *v, const s
     set_token(o, "bos_token", v, sala_tokenizer_bos(t));
     set_token(o, "eos_token", v, sala_tokenizer_eos(t));
     set_token(o, "pad_token", v, sala_tokenizer_pad(t));
-    set_token(o, "unk_token", v, v->is_spm ? sala_tokenizer_unk(t) : -1);
+    set_token(o, "unk_token", v, sala_tokenizer_unk(t));
     json_object_set_new(o, "clean_up_tokenization_spaces", json_false());
     json_object_set_new(o, "model_max_length", json_integer(p->config.n_ctx_train));
     if (sala_gguf_get_str(v->g, "tokenizer.chat_template", &s, &len)) {
