@@ -170,6 +170,38 @@ static bool trusts(void *user, int depth, const char *key, const json_t *value)
     return false;
 }
 
+/* A message's reasoning goes by three names; templates read one of them. As transformers does: the first that is there
+ * is given as reasoning_content, and as thinking unless the message has that too. NULL when memory is out. */
+static json_t *with_reasoning(const json_t *message)
+{
+    static const char *const names[] = {"reasoning_content", "thinking", "reasoning"};
+    json_t *reasoning = NULL;
+    for (size_t i = 0; i < SALA_ARRAY_LEN(names) && (!reasoning || json_is_null(reasoning)); i++)
+        reasoning = json_object_get(message, names[i]);
+    if (!reasoning || json_is_null(reasoning))
+        return json_incref((json_t *)(uintptr_t)message);
+    json_t *out = json_object();
+    if (!out || json_object_set(out, "thinking", reasoning) || json_object_update(out, (json_t *)(uintptr_t)message) ||
+        json_object_set(out, "reasoning_content", reasoning)) {
+        json_decref(out);
+        return NULL;
+    }
+    return out;
+}
+
+static bool set_messages(json_t *vars)
+{
+    json_t *out = json_array();
+    const json_t *in = json_object_get(vars, "messages");
+    bool ok = out != NULL;
+    for (size_t i = 0; ok && i < json_array_size(in); i++)
+        ok = json_array_append_new(out, with_reasoning(json_array_get(in, i))) == 0;
+    if (ok)
+        return json_object_set_new(vars, "messages", out) == 0;
+    json_decref(out);
+    return false;
+}
+
 static bool set_default(json_t *vars, const char *key, json_t *value)
 {
     if (json_object_get(vars, key)) {
@@ -191,8 +223,8 @@ sala_status sala_chat_render(const sala_chat *c, const json_t *request, char **t
             return sala_fail(err, SALA_E_INVALID, "message %zu is not a JSON object with 'role' and 'content'", i);
     /* A shallow copy: the request's own values are shared, none is changed. */
     json_t *vars = json_copy((json_t *)(uintptr_t)request);
-    bool ok = vars && set_default(vars, "tools", json_null()) && set_default(vars, "documents", json_null()) &&
-              set_default(vars, "add_generation_prompt", json_false());
+    bool ok = vars && set_messages(vars) && set_default(vars, "tools", json_null()) &&
+              set_default(vars, "documents", json_null()) && set_default(vars, "add_generation_prompt", json_false());
     if (ok && c->bos)
         ok = set_default(vars, "bos_token", json_incref(c->bos));
     if (ok && c->eos)

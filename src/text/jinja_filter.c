@@ -98,14 +98,13 @@ static jj_val filter_sort(jj *j, jj_val in, const jj_val *a)
     const jj_list *l = jj_items(j, in);
     keyed *v = keyed_items(j, l);
     const bool case_sensitive = flag(j, a[1]);
+    /* Keys are lists, one entry for each of the attributes between commas: equal entries need not have an order. */
+    const jj_str *s = a[2].kind == JJ_STR ? a[2].u.s : NULL;
     for (size_t i = 0; i < l->n; i++) {
-        if (a[2].kind != JJ_STR || !memchr(a[2].u.s->data, ',', a[2].u.s->bytes)) {
-            v[i].key = fold_case(j, pick(j, l->v[i], a[2], jj_missing), case_sensitive);
-            continue;
-        }
-        const jj_str *s = a[2].u.s; /* several attributes: compared one after the other */
-        jj_list *keys = jj_list_new(j, 2);
-        for (size_t at = 0; at <= s->bytes;) {
+        jj_list *keys = jj_list_new(j, 1);
+        if (!s)
+            jj_push(j, keys, fold_case(j, pick(j, l->v[i], a[2], jj_missing), case_sensitive));
+        for (size_t at = 0; s && at <= s->bytes;) {
             const char *comma = s->bytes > at ? memchr(s->data + at, ',', s->bytes - at) : NULL;
             const size_t end = comma ? (size_t)(comma - s->data) : s->bytes;
             const jj_val path = jj_str_val(jj_sub(j, s, at, end - at));
@@ -225,11 +224,11 @@ static jj_args rest_of(const jj_args *args, size_t skip)
 
 static jj_val filter_map(jj *j, jj_val in, const jj_args *args)
 {
-    const jj_list *l = jj_items(j, in);
-    jj_list *out = jj_list_new(j, l->n);
+    jj_list *out = jj_list_new(j, 0);
     const jj_val *attribute = named(args, "attribute"), *otherwise = named(args, "default");
-    if (l->n == 0)
+    if (!jj_truth(j, in)) /* none and 0 too count as empty here */
         return jj_iter_val(out);
+    const jj_list *l = jj_items(j, in);
     if (args->n_pos == 0 && attribute) {
         if (args->n != 1 + (otherwise != NULL))
             jj_fail(j, SALA_E_TEMPLATE, "map takes 'attribute' and 'default', or the name of a filter");
@@ -253,13 +252,13 @@ static jj_val filter_map(jj *j, jj_val in, const jj_args *args)
 
 static jj_val choose(jj *j, jj_val in, const jj_args *args, bool by_attribute, bool keep)
 {
-    const jj_list *l = jj_items(j, in);
     jj_list *out = jj_list_new(j, 0);
     const size_t off = by_attribute;
     const jj_callable *test = NULL;
     jj_args rest = {0};
-    if (l->n == 0)
+    if (!jj_truth(j, in)) /* none and 0 too count as empty here */
         return jj_iter_val(out);
+    const jj_list *l = jj_items(j, in);
     if (by_attribute && args->n_pos == 0)
         jj_fail(j, SALA_E_TEMPLATE, "selectattr and rejectattr need the name of an attribute");
     if (args->n_pos > off) {
@@ -569,7 +568,7 @@ static jj_val filter_round(jj *j, jj_val in, const jj_val *a)
         const double scale = pow(10, (double)digits), x = f * scale;
         if (!isfinite(x))
             jj_fail(j, SALA_E_TEMPLATE, "round of a number that is not finite");
-        return jj_float((jj_is(method, "ceil") ? ceil(x) : floor(x)) / scale);
+        return jj_float(((jj_is(method, "ceil") ? ceil(x) : floor(x)) + 0.0) / scale); /* + 0.0: no negative zero */
     }
     if (!jj_is(method, "common"))
         jj_fail(j, SALA_E_TEMPLATE, "round knows the methods common, ceil and floor");

@@ -1,5 +1,5 @@
 /* Values as text: str() and repr() as Python prints them, json.dumps(), and numbers from text. */
-#include "text/jinja_core.h"
+#include "text/jinja_syntax.h"
 
 #include <locale.h>
 #include <math.h>
@@ -293,6 +293,13 @@ void jj_put_repr(jj_builder *b, jj_val v, bool input)
                  (long long)jj_loop_length(j, v.u.loop));
         jj_put_lit(b, text, false);
         break;
+    case JJ_MACRO: {
+        const jj_node *n = v.u.macro->node;
+        jj_put_lit(b, n->kind == JN_MACRO ? "<Macro '" : "<Macro anonymous", false);
+        jj_put_lit(b, n->kind == JN_MACRO ? n->name : "", false);
+        jj_put_lit(b, n->kind == JN_MACRO ? "'>" : ">", false);
+        break;
+    }
     default:
         snprintf(text, sizeof text, "<%s>", jj_type_name(v));
         jj_put_lit(b, text, false);

@@ -178,6 +178,24 @@ static jj_val str_title(jj *j, jj_val self, const jj_val *a)
     return jj_finish_val(&b);
 }
 
+static jj_val str_casefold(jj *j, jj_val self, const jj_val *a)
+{
+    (void)a;
+    const jj_str *s = self.u.s;
+    jj_builder b = {.j = j};
+    for (size_t at = 0, n; at < s->bytes; at += n) {
+        utf8proc_int32_t to[8];
+        int boundary = 0;
+        const uint32_t cp = jj_cp(s, at, &n);
+        const utf8proc_ssize_t count =
+            utf8proc_decompose_char((utf8proc_int32_t)cp, to, SALA_ARRAY_LEN(to), UTF8PROC_CASEFOLD, &boundary);
+        for (utf8proc_ssize_t i = 0; i < count && i < (utf8proc_ssize_t)SALA_ARRAY_LEN(to); i++)
+            jj_put_cp(&b, (uint32_t)to[i], jj_is_input(s, at));
+    }
+    jj_step(j, s->chars / 16);
+    return jj_finish_val(&b);
+}
+
 static jj_val str_swapcase(jj *j, jj_val self, const jj_val *a)
 {
     (void)a;
@@ -797,7 +815,7 @@ static jj_val str_format_map(jj *j, jj_val self, const jj_val *a)
 
 const jj_callable jj_str_methods[] = {
     {"capitalize", "", jj_str_capitalize, NULL},
-    {"casefold", "", jj_str_lower, NULL},
+    {"casefold", "", str_casefold, NULL},
     {"center", "width fillchar?", jj_str_center, NULL},
     {"count", "sub start? end?", str_count, NULL},
     {"endswith", "suffix start? end?", str_endswith, NULL},
