@@ -71,10 +71,11 @@ def checkpoint(name):
     return model
 
 
-def families(report):
-    for name in make_checkpoint.PRESETS:
+def families(report, only=None):
+    for name in only or make_checkpoint.PRESETS:
         model = checkpoint(name)
-        ids = token_list(48, 340, 9)
+        ids = token_list(100, 340, 9)  # beyond every fixture's first context: llama.cpp, whose contexts are multiples of
+        # 256, would take the long list of longrope even for short texts
         want = reference_logits(model, ids)
         for kind, limit in (("f32", 1e-2), ("auto", 5e-2), ("q8_0", 0.35)):
             out = WORK / ("quant-%s-%s.gguf" % (name, kind))
