@@ -193,6 +193,16 @@ static bool is_ascii(const char *s, size_t n)
     return true;
 }
 
+/* Characters that got their decomposition after Unicode 11, the version of Hugging Face's tables: they stay as they are.
+ * None of them takes part in compositions with neighbours that have one, so text may be cut around them. */
+static bool is_newer_than_hugging_face(uint32_t cp, bool compat)
+{
+    if (cp == 0x11938)
+        return true;
+    return compat && (cp == 0x32FF || (cp >= 0xA7F2 && cp <= 0xA7F4) || cp == 0xAB69 || (cp >= 0x10781 && cp <= 0x107BA) ||
+                      cp == 0x1F16C || (cp >= 0x1FBF0 && cp <= 0x1FBF9));
+}
+
 static bool unicode_form(sala_norm_kind kind, sala_buf *out, const char *s, size_t n)
 {
     if (is_ascii(s, n)) {
@@ -202,13 +212,28 @@ static bool unicode_form(sala_norm_kind kind, sala_buf *out, const char *s, size
     const bool compose = kind == SALA_NORM_NFC || kind == SALA_NORM_NFKC;
     const bool compat = kind == SALA_NORM_NFKC || kind == SALA_NORM_NFKD;
     const int options = UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) | (compat ? UTF8PROC_COMPAT : 0);
-    utf8proc_uint8_t *r = NULL;
-    const utf8proc_ssize_t len =
-        utf8proc_map((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n, &r, (utf8proc_option_t)options);
-    if (len < 0)
-        return false; /* the input is valid UTF-8, so only memory can be missing */
-    sala_buf_add(out, r, (size_t)len);
-    free(r);
+    for (size_t from = 0; from < n;) {
+        size_t i = from, to = from;
+        bool newer = false;
+        while (i < n && !newer) {
+            to = i;
+            newer = is_newer_than_hugging_face(sala_utf8_next(s, &i), compat);
+        }
+        if (!newer)
+            to = n;
+        if (to > from) {
+            utf8proc_uint8_t *r = NULL;
+            const utf8proc_ssize_t len = utf8proc_map((const utf8proc_uint8_t *)s + from, (utf8proc_ssize_t)(to - from), &r,
+                                                      (utf8proc_option_t)options);
+            if (len < 0)
+                return false; /* the input is valid UTF-8, so only memory can be missing */
+            sala_buf_add(out, r, (size_t)len);
+            free(r);
+        }
+        if (newer)
+            sala_buf_add(out, s + to, i - to);
+        from = i;
+    }
     return true;
 }
 

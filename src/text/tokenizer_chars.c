@@ -3,6 +3,68 @@
 
 #include <utf8proc.h>
 
+/* What Unicode 15.1 and 16 added, for a utf8proc that is older: the tokenizers that we have to agree with know it. */
+static const struct {
+    uint32_t first, last;
+    sala_char_class c;
+} newer[] = {
+    {0x897, 0x897, SALA_CC_MARK},
+    {0x1C89, 0x1C8A, SALA_CC_LETTER},
+    {0xA7CB, 0xA7CD, SALA_CC_LETTER},
+    {0xA7DA, 0xA7DC, SALA_CC_LETTER},
+    {0x105C0, 0x105F3, SALA_CC_LETTER},
+    {0x10D40, 0x10D49, SALA_CC_NUMBER},
+    {0x10D4A, 0x10D65, SALA_CC_LETTER},
+    {0x10D69, 0x10D6D, SALA_CC_MARK},
+    {0x10D6F, 0x10D85, SALA_CC_LETTER},
+    {0x10EC2, 0x10EC4, SALA_CC_LETTER},
+    {0x10EFC, 0x10EFC, SALA_CC_MARK},
+    {0x11380, 0x11389, SALA_CC_LETTER},
+    {0x1138B, 0x1138B, SALA_CC_LETTER},
+    {0x1138E, 0x1138E, SALA_CC_LETTER},
+    {0x11390, 0x113B5, SALA_CC_LETTER},
+    {0x113B7, 0x113B7, SALA_CC_LETTER},
+    {0x113B8, 0x113C0, SALA_CC_MARK},
+    {0x113C2, 0x113C2, SALA_CC_MARK},
+    {0x113C5, 0x113C5, SALA_CC_MARK},
+    {0x113C7, 0x113CA, SALA_CC_MARK},
+    {0x113CC, 0x113D0, SALA_CC_MARK},
+    {0x113D1, 0x113D1, SALA_CC_LETTER},
+    {0x113D2, 0x113D2, SALA_CC_MARK},
+    {0x113D3, 0x113D3, SALA_CC_LETTER},
+    {0x113E1, 0x113E2, SALA_CC_MARK},
+    {0x116D0, 0x116E3, SALA_CC_NUMBER},
+    {0x11BC0, 0x11BE0, SALA_CC_LETTER},
+    {0x11BF0, 0x11BF9, SALA_CC_NUMBER},
+    {0x11F5A, 0x11F5A, SALA_CC_MARK},
+    {0x13460, 0x143FA, SALA_CC_LETTER},
+    {0x16100, 0x1611D, SALA_CC_LETTER},
+    {0x1611E, 0x1612F, SALA_CC_MARK},
+    {0x16130, 0x16139, SALA_CC_NUMBER},
+    {0x16D40, 0x16D6C, SALA_CC_LETTER},
+    {0x16D70, 0x16D79, SALA_CC_NUMBER},
+    {0x18CFF, 0x18CFF, SALA_CC_LETTER},
+    {0x1CCF0, 0x1CCF9, SALA_CC_NUMBER},
+    {0x1E5D0, 0x1E5ED, SALA_CC_LETTER},
+    {0x1E5EE, 0x1E5EF, SALA_CC_MARK},
+    {0x1E5F0, 0x1E5F0, SALA_CC_LETTER},
+    {0x1E5F1, 0x1E5FA, SALA_CC_NUMBER},
+    {0x2EBF0, 0x2EE5D, SALA_CC_LETTER},
+};
+
+static sala_char_class class_of_newer(uint32_t cp)
+{
+    size_t lo = 0, hi = SALA_ARRAY_LEN(newer);
+    while (lo < hi) {
+        const size_t mid = (lo + hi) / 2;
+        if (cp > newer[mid].last)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo < SALA_ARRAY_LEN(newer) && cp >= newer[lo].first ? newer[lo].c : SALA_CC_OTHER;
+}
+
 sala_char_class sala_char_class_of(uint32_t cp)
 {
     if (cp < 0x80) {
@@ -38,6 +100,8 @@ sala_char_class sala_char_class_of(uint32_t cp)
     case UTF8PROC_CATEGORY_ZL:
     case UTF8PROC_CATEGORY_ZP:
         return SALA_CC_SPACE;
+    case UTF8PROC_CATEGORY_CN:
+        return class_of_newer(cp);
     default:
         return cp == 0x85 ? SALA_CC_SPACE : SALA_CC_OTHER;
     }

@@ -243,6 +243,8 @@ sala_status sala_detokenizer_push(sala_detokenizer *d, int32_t id, sala_buf *out
             sala_buf_add(b, s, n);
     } else {
         const bool unknown = id == t->unk && dec->unk_surface != NULL;
+        if (unknown)
+            d->head_left = 0; /* spaces of its surface are not the tokenizer's own */
         sala_buf_add(b, unknown ? dec->unk_surface : s, unknown ? strlen(dec->unk_surface) : n);
         for (int i = 0; i < dec->n_ops && !unknown && b->len > 0; i++) {
             apply_op(&dec->ops[i], d->first, b, &d->work);

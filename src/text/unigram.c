@@ -57,9 +57,11 @@ void sala_unigram_free(sala_unigram *u)
 
 static inline void reach(const sala_unigram *u, sala_best *to, double score, int64_t start, int32_t id)
 {
+    if (u->sentencepiece)
+        score = (double)(float)score;
     if (to->start >= 0 && score <= to->score)
         return;
-    to->score = u->sentencepiece ? (double)(float)score : score;
+    to->score = score;
     to->start = start;
     to->id = id;
 }
@@ -77,6 +79,12 @@ static bool emit_unknown(sala_encoder *e, const char *s, size_t n)
     if (bytes || e->t->unk < 0)
         return true;
     return sala_ids_push(e->ids, e->t->unk) || sala_encoder_no_memory(e);
+}
+
+/* Hugging Face counts the unknown piece's own spelling in a text as unknown, too. */
+static bool is_unknown(const sala_tokenizer *t, int32_t id)
+{
+    return id < 0 || (id == t->unk && !t->unigram.sentencepiece);
 }
 
 bool sala_unigram_encode(sala_encoder *e, const char *s, size_t n)
@@ -129,13 +137,13 @@ bool sala_unigram_encode(sala_encoder *e, const char *s, size_t n)
         size_t to = (size_t)next;
         const int32_t id = best[to].id;
         next = best[to].start;
-        if (id >= 0) {
+        if (!is_unknown(e->t, id)) {
             if (!sala_ids_push(e->ids, id))
                 return sala_encoder_no_memory(e);
         } else {
             /* Unknown characters in a row are one unknown piece. SentencePiece writes them character by character and
-             * the caller fuses, which gives the same bytes. */
-            while (next >= 0 && best[next].id < 0) {
+             * the caller fuses, which gives the same. */
+            while (next >= 0 && is_unknown(e->t, best[next].id)) {
                 to = (size_t)next;
                 next = best[to].start;
             }
