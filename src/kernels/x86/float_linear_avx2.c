@@ -5,4 +5,4 @@
 #define LINEAR_SUFFIX "_avx2"
 #define LINEAR_NEED SALA_CPU_AVX2
 #define TILE 2
-#include "kernels/x86/float_linear.h"
+#include "kernels/simd/float_linear.h"

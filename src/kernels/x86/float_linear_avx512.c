@@ -5,4 +5,4 @@
 #define LINEAR_SUFFIX "_avx512"
 #define LINEAR_NEED SALA_CPU_AVX512
 #define TILE 4
-#include "kernels/x86/float_linear.h"
+#include "kernels/simd/float_linear.h"

@@ -8,9 +8,11 @@
 
 #define LANES 8
 #ifdef __AVXVNNI__
-#define HAVE_DOT_U8S8 1
+#define HAVE_DOT 1
+#define CODES_ARE_UNSIGNED 1
 #else
-#define HAVE_DOT_U8S8 0
+#define HAVE_DOT 0
+#define CODES_ARE_UNSIGNED 0
 #endif
 
 typedef __m256i vi;
@@ -96,7 +98,7 @@ static inline vi vi_sra_32(vi a, int n)
 {
     return _mm256_sra_epi32(a, _mm_cvtsi32_si128(n));
 }
-#if HAVE_DOT_U8S8
+#if HAVE_DOT
 /* acc + the four products of unsigned bytes of u and signed bytes of s, in each lane */
 static inline vi vi_dot(vi acc, vi u, vi s)
 {

@@ -92,7 +92,8 @@ static inline vi vi_sra_32(vi a, int n)
     return _mm512_sra_epi32(a, _mm_cvtsi32_si128(n));
 }
 #ifdef __AVX512VNNI__
-#define HAVE_DOT_U8S8 1
+#define HAVE_DOT 1
+#define CODES_ARE_UNSIGNED 1
 /* acc + the four products of unsigned bytes of u and signed bytes of s, in each lane */
 static inline vi vi_dot(vi acc, vi u, vi s)
 {

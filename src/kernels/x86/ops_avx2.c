@@ -2,4 +2,5 @@
 #include "kernels/x86/lanes_256.h"
 
 #define OPS_FILL sala_fill_avx2
-#include "kernels/x86/ops.h"
+#define Q_TILE 3
+#include "kernels/simd/ops.h"

@@ -2,4 +2,5 @@
 #include "kernels/x86/lanes_512.h"
 
 #define OPS_FILL sala_fill_avx512
-#include "kernels/x86/ops.h"
+#define Q_TILE 6
+#include "kernels/simd/ops.h"

@@ -1,7 +1,7 @@
 /* Linear layers over packed panels (see panel.h) and 8-bit activations (see act_q8.h), for any register width.
  *
  * The includer has included a lanes_*.h and defines LINEAR_NAME(type) (the symbol), LINEAR_SUFFIX (a string),
- * LINEAR_NEED and TILE (tokens that share one unpacking of the weights).
+ * LINEAR_NEED, LINEAR_ACT (the 8-bit activation format) and TILE (tokens that share one unpacking of the weights).
  *
  * For every type there are two functions, both for block b (of 32 columns) of the block group at p:
  *   codes_T   the codes as bytes, w[g] holding columns 4g..4g+3 of each lane's row
@@ -12,7 +12,6 @@
 #include "kernels/act_q8.h"
 #include "kernels/families.h"
 #include "kernels/panel.h"
-#include "kernels/x86/act_q8_x86.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
@@ -100,9 +99,9 @@ INLINE void codes_q5_1(vi w[8], const uint8_t *p, int b)
     codes_five(w, WORDS(p, 2, 0));
 }
 
-/* Signed codes are made unsigned by adding 128 where the products want one unsigned side; without such products they
- * stay as they are (`zero` is then 0). */
-#if HAVE_DOT_U8S8
+/* Signed codes are made unsigned by adding 128 where products want one unsigned side; elsewhere they stay as they are
+ * (their `zero` is then 0). */
+#if CODES_ARE_UNSIGNED
 #define SIGNED_ZERO 128
 #else
 #define SIGNED_ZERO 0
@@ -110,7 +109,7 @@ INLINE void codes_q5_1(vi w[8], const uint8_t *p, int b)
 
 INLINE vi signed_code(vi x)
 {
-#if HAVE_DOT_U8S8
+#if CODES_ARE_UNSIGNED
     return vi_xor(x, vi_set1_8(-128));
 #else
     return x;
@@ -300,7 +299,7 @@ INLINE vi times_zero(vi n8, int zero)
 INLINE void dot_groups(vi *sum, const vi w[8], const uint8_t *act, size_t act_stride, int n_tok, int g0, int g1,
                        int max_code)
 {
-#if HAVE_DOT_U8S8
+#if HAVE_DOT
     (void)max_code;
     for (int g = g0; g < g1; g++)
         for (int t = 0; t < n_tok; t++)
@@ -351,7 +350,7 @@ INLINE void panel_tile(codes_fn *codes, scales_fn *scales, int blocks, int group
             vf scale[2], min[2];
             if (n_tok == 1)
                 for (int at = 0; at < group_bytes / blocks; at += 64)
-                    _mm_prefetch((const char *)p + PREFETCH_BYTES + b * (group_bytes / blocks) + at, _MM_HINT_T0);
+                    __builtin_prefetch(p + PREFETCH_BYTES + b * (group_bytes / blocks) + at);
             codes(w, p, b);
             scales(scale, min, p, b);
             for (int h = 0; h < halves; h++) {

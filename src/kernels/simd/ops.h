@@ -1,5 +1,5 @@
 /* Element-wise kernels, reductions and attention for any register width. The includer has included a lanes_*.h and
- * defines OPS_FILL (the function that puts these into the table). */
+ * defines OPS_FILL (the function that puts these into the table) and Q_TILE (queries of a register tile, 3 or 6). */
 #include "kernels/families.h"
 
 #include <math.h>
@@ -172,11 +172,6 @@ static bool all_finite(const float *x, int64_t n)
 
 #define QV 4 /* registers of a query in a tile */
 #define KEY_STEP (QV * LANES)
-#if LANES == 16
-#define Q_TILE 6
-#else
-#define Q_TILE 3
-#endif
 
 INLINE void scores_tile(float *s, const float *q, const float *kt, int d, const int n_q)
 {
