@@ -7,8 +7,9 @@ import sys
 
 import numpy as np
 
-import make_checkpoint
 from common import WORK, Report, deviation, sala_logits, token_list
+
+import make_checkpoint  # common has put tests/fixtures on the path
 from minicpm_ref import MiniCPM
 from oracle import reference_logits
 
