@@ -5,4 +5,4 @@
 #define LINEAR_SUFFIX "_neon"
 #define LINEAR_NEED SALA_CPU_NEON
 #define TILE 4
-#include "kernels/simd/float_linear.h"
+#include "kernels/simd/float_linear_impl.h"

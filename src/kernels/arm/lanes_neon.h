@@ -1,4 +1,4 @@
-/* Four 32-bit lanes: the vocabulary of simd/panel_linear.h, simd/float_linear.h and simd/ops.h for AArch64, with or
+/* Four 32-bit lanes: the vocabulary of simd/panel_linear_impl.h, simd/float_linear_impl.h and simd/ops_impl.h for AArch64, with or
  * without the dot product instructions. */
 #ifndef SALA_KERNELS_ARM_LANES_NEON_H
 #define SALA_KERNELS_ARM_LANES_NEON_H

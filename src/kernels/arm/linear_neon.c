@@ -7,4 +7,4 @@
 #define LINEAR_NEED (SALA_CPU_NEON)
 #define LINEAR_ACT sala_act_q8_neon
 #define TILE 8
-#include "kernels/simd/panel_linear.h"
+#include "kernels/simd/panel_linear_impl.h"

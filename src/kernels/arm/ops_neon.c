@@ -3,4 +3,4 @@
 
 #define OPS_FILL sala_fill_neon
 #define Q_TILE 6
-#include "kernels/simd/ops.h"
+#include "kernels/simd/ops_impl.h"

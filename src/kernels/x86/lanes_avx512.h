@@ -1,6 +1,6 @@
-/* Sixteen 32-bit lanes: the vocabulary of panel_linear.h and ops.h for AVX-512. */
-#ifndef SALA_KERNELS_X86_LANES_512_H
-#define SALA_KERNELS_X86_LANES_512_H
+/* Sixteen 32-bit lanes: the vocabulary of simd/*_impl.h for AVX-512. */
+#ifndef SALA_KERNELS_X86_LANES_AVX512_H
+#define SALA_KERNELS_X86_LANES_AVX512_H
 
 #include <immintrin.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
-/* Eight 32-bit lanes: the vocabulary of panel_linear.h and ops.h for AVX2, with or without VNNI. */
-#ifndef SALA_KERNELS_X86_LANES_256_H
-#define SALA_KERNELS_X86_LANES_256_H
+/* Eight 32-bit lanes: the vocabulary of simd/*_impl.h for AVX2, with or without VNNI. */
+#ifndef SALA_KERNELS_X86_LANES_AVX2_H
+#define SALA_KERNELS_X86_LANES_AVX2_H
 
 #include <immintrin.h>
 #include <stdint.h>
