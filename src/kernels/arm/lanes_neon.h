@@ -1,5 +1,5 @@
-/* Four 32-bit lanes: the vocabulary of simd/panel_linear_impl.h, simd/float_linear_impl.h and simd/ops_impl.h for AArch64, with or
- * without the dot product instructions. */
+/* Four 32-bit lanes: the vocabulary of the shared bodies in simd/ for AArch64, with or without the dot product
+ * instructions. */
 #ifndef SALA_KERNELS_ARM_LANES_NEON_H
 #define SALA_KERNELS_ARM_LANES_NEON_H
 

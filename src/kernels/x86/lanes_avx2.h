@@ -1,4 +1,4 @@
-/* Eight 32-bit lanes: the vocabulary of simd/*_impl.h for AVX2, with or without VNNI. */
+/* Eight 32-bit lanes: the vocabulary of the shared bodies in simd/ for AVX2, with or without VNNI. */
 #ifndef SALA_KERNELS_X86_LANES_AVX2_H
 #define SALA_KERNELS_X86_LANES_AVX2_H
 

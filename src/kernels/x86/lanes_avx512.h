@@ -1,4 +1,4 @@
-/* Sixteen 32-bit lanes: the vocabulary of simd/*_impl.h for AVX-512. */
+/* Sixteen 32-bit lanes: the vocabulary of the shared bodies in simd/ for AVX-512. */
 #ifndef SALA_KERNELS_X86_LANES_AVX512_H
 #define SALA_KERNELS_X86_LANES_AVX512_H
 
