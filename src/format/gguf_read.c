@@ -322,6 +322,8 @@ static sala_status parse_tensor(parse *p, uint64_t i, sala_tensor *t, uint64_t *
 /* Places the tensors of this part, whose offsets are in spans[], into the data section. */
 static sala_status place_tensors(parse *p, sala_span *spans, size_t count)
 {
+    if (count == 0)
+        return SALA_OK;
     sala_tensor *t = p->g->tensors + p->first_tensor;
     /* The header's end is within the file and the alignment small, so this can not wrap. */
     const uint64_t data_at = sala_align_up(p->r.at, p->alignment);

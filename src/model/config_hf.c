@@ -309,7 +309,7 @@ static sala_status read_rope(sala_config *c, const json_t *config, const sala_fa
     if (!(part > 0 && part <= 1))
         return sala_fail(err, SALA_E_CORRUPT, "\"partial_rotary_factor\" is %g, expected 0 to 1", part);
     c->rope.n_rot = (int32_t)(c->head_dim * part);
-    if (c->rope.n_rot < 2)
+    if (part < 1 && c->rope.n_rot < 2)
         return sala_fail(err, SALA_E_CORRUPT, "rope turns %" PRId32 " components of a head, expected 2 or more",
                          c->rope.n_rot);
     return read_scaling(c, config, rope, family, err);
