@@ -141,8 +141,11 @@ static bool read_message(chat *c, sala_buf *out)
 {
     static const char FENCE[] = "\"\"\"";
     sala_buf_clear(out);
-    if (!read_line(c, "> ", out))
+    if (!read_line(c, "> ", out)) {
+        if (c->tty)
+            fputc('\n', stderr); /* behind the prompt */
         return false;
+    }
     if (out->len >= 3 && memcmp(out->data, FENCE, 3) == 0) {
         memmove(out->data, out->data + 3, out->len - 3 + 1);
         out->len -= 3;
@@ -328,7 +331,7 @@ static int turn(chat *c, const char *text, size_t bytes)
     else if (c->t->last.reason == SALA_STOP_CONTEXT)
         fprintf(stderr, "[the context of %lld tokens is full; /reset starts over]\n", (long long)c->t->n_ctx);
     else if (c->t->last.reason == SALA_STOP_LENGTH)
-        fputs("[-n tokens are out]\n", stderr);
+        fprintf(stderr, "[stopped after %lld tokens, as -n says]\n", (long long)c->t->last.n_new);
     cli_interrupt_clear();
     return 0;
 }
@@ -369,6 +372,6 @@ int cli_chat(cli_talk *t, json_t *request, const char *first, size_t first_bytes
         close_editor(&c);
 #endif
     if (rc == 0 && t->total.n_prompt)
-        cli_talk_timings(t, &t->total);
+        cli_talk_timings(t);
     return rc;
 }

@@ -90,10 +90,9 @@ static int print_json(const cli_talk *t)
         cli_interrupted() ? "interrupted" : cli_stop_word(r->reason), "prompt_tokens", (json_int_t)r->n_prompt,
         "generated_tokens", (json_int_t)r->n_new, "load_seconds", t->load_seconds, "prefill_seconds",
         r->prefill_seconds, "decode_seconds", r->decode_seconds, "first_token_seconds", r->first_token_seconds,
-        "prompt_tokens_per_second", r->prefill_seconds > 0 ? (double)r->n_prompt / r->prefill_seconds : 0.0,
-        "generated_tokens_per_second", r->decode_seconds > 0 ? (double)r->n_new / r->decode_seconds : 0.0,
-        "peak_rss_bytes", (json_int_t)sala_os_peak_rss(), "seed", (json_int_t)t->sampling.seed, "kernels",
-        t->info.kernels, "threads", t->info.n_threads);
+        "prompt_tokens_per_second", cli_rate(r->n_prompt, r->prefill_seconds), "generated_tokens_per_second",
+        cli_rate(r->n_new - 1, r->decode_seconds), "peak_rss_bytes", (json_int_t)sala_os_peak_rss(), "seed",
+        (json_int_t)t->sampling.seed, "kernels", t->info.kernels, "threads", t->info.n_threads);
     if (out && t->tokens)
         json_object_set(out, "tokens", t->tokens);
     return cli_print_json(out);
@@ -120,7 +119,7 @@ static int one_shot(cli_talk *t, json_t *request, const sala_buf *prompt, bool r
         rc = cli_flush(CLI_DONE);
         if (t->last.reason == SALA_STOP_CONTEXT)
             cli_say("the context of %lld tokens is full; ask for more with -c", (long long)t->n_ctx);
-        cli_talk_timings(t, &t->last);
+        cli_talk_timings(t);
     }
     if (cli_interrupted())
         return cli_fail("interrupted");

@@ -243,6 +243,7 @@ static int answer(cli_talk *t, const int32_t *ids, size_t n_ids)
     cli_progress_end();
     t->total.n_prompt += t->last.n_prompt;
     t->total.n_new += t->last.n_new;
+    t->answers += t->last.n_new > 0;
     t->total.prefill_seconds += t->last.prefill_seconds;
     t->total.decode_seconds += t->last.decode_seconds;
     if (st != SALA_OK && !(st == SALA_E_CANCELLED && cli_interrupted()))
@@ -288,17 +289,21 @@ int cli_talk_continue(cli_talk *t, const int32_t *ids, size_t n_ids)
 
 /* ---- the line at the end ---- */
 
-static double rate(int64_t n, double seconds)
+double cli_rate(int64_t steps, double seconds)
 {
-    return seconds > 0 ? (double)n / seconds : 0;
+    return steps > 0 && seconds > 0 ? (double)steps / seconds : 0;
 }
 
-void cli_talk_timings(const cli_talk *t, const sala_generate_result *r)
+void cli_talk_timings(const cli_talk *t)
 {
-    char peak[32];
-    cli_say("[prompt %lld tokens, %.1f tok/s | generated %lld tokens, %.1f tok/s | load %.2f s | peak memory %s]",
-            (long long)r->n_prompt, rate(r->n_prompt, r->prefill_seconds), (long long)r->n_new,
-            rate(r->n_new, r->decode_seconds), t->load_seconds, sala_format_bytes(peak, sala_os_peak_rss()));
+    const sala_generate_result *r = &t->total;
+    const int64_t steps = r->n_new - t->answers;
+    char peak[32], decode[48] = "";
+    if (steps > 0)
+        snprintf(decode, sizeof decode, ", %.1f tok/s", cli_rate(steps, r->decode_seconds));
+    cli_say("[prompt %lld tokens, %.1f tok/s | generated %lld tokens%s | load %.2f s | peak memory %s]",
+            (long long)r->n_prompt, cli_rate(r->n_prompt, r->prefill_seconds), (long long)r->n_new, decode,
+            t->load_seconds, sala_format_bytes(peak, sala_os_peak_rss()));
 }
 
 const char *cli_stop_word(sala_stop_reason reason)

@@ -25,6 +25,7 @@ typedef struct cli_talk {
     json_t *tokens;    /* with --logprobs: of the last answer */
     bool write_failed; /* standard output is gone */
     sala_generate_result last, total;
+    int answers;
 } cli_talk;
 
 /* Loads the model and settles the sampling options. 0 or an exit code; close in any case. */
@@ -40,8 +41,10 @@ int cli_talk_answer(cli_talk *t, const int32_t *ids, size_t n_ids);
 /* The same for text that goes on where the session stands. */
 int cli_talk_continue(cli_talk *t, const int32_t *ids, size_t n_ids);
 
-/* "prompt 31 tokens at 250.1 tok/s ...": the line at the end. */
-void cli_talk_timings(const cli_talk *t, const sala_generate_result *r);
+/* "[prompt 31 tokens, 250.1 tok/s | ...]": the line at the end, over all answers. */
+void cli_talk_timings(const cli_talk *t);
+/* Tokens per second of `steps` forward passes; the first token of an answer comes with the prompt and is none. */
+double cli_rate(int64_t steps, double seconds);
 const char *cli_stop_word(sala_stop_reason reason);
 
 /* The chat on a terminal; first_message may be NULL. */

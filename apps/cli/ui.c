@@ -14,16 +14,17 @@
 /* ---- signals ---- */
 
 static volatile sig_atomic_t held, interrupted;
-static volatile time_t last_signal; /* only the handler touches it */
+static struct timespec last_signal; /* only the handler touches it, with its signals blocked */
 static void (*volatile on_exit_fn)(void);
 
 static void handle(int sig)
 {
     struct timespec now = {0};
     clock_gettime(CLOCK_MONOTONIC, &now);
-    if (held && sig == SIGINT && !(interrupted && now.tv_sec - last_signal <= 1)) {
+    const double since = (double)(now.tv_sec - last_signal.tv_sec) + 1e-9 * (double)(now.tv_nsec - last_signal.tv_nsec);
+    if (held && sig == SIGINT && !(interrupted && since < 1)) {
         interrupted = 1;
-        last_signal = now.tv_sec;
+        last_signal = now;
         return;
     }
     sala_os_out_abort_all();
