@@ -21,6 +21,14 @@ static float f16_round(float v)
 void sala_lanes_load(sala_lanes *g, const float *x, const float *importance, int n, int n_groups, int span)
 {
     g->n = n;
+    /* Over the whole arrays, not over the unused lanes: GCC 12 vectorises a loop over some lanes of all elements with
+     * aligned stores although the first of those lanes is not aligned. */
+    if (n_groups < L) {
+        for (int i = 0; i < n * L; i++) {
+            g->x[i] = 0;
+            g->w[i] = 1;
+        }
+    }
     for (int first = 0; first < n_groups; first += span) {
         const int last = first + span < n_groups ? first + span : n_groups;
         double sum = 0;
@@ -35,12 +43,6 @@ void sala_lanes_load(sala_lanes *g, const float *x, const float *importance, int
                 g->x[i * L + k] = v;
                 g->w[i * L + k] = importance ? importance[k * n + i] * c : c;
             }
-        }
-    }
-    for (int k = n_groups; k < L; k++) {
-        for (int i = 0; i < n; i++) {
-            g->x[i * L + k] = 0;
-            g->w[i * L + k] = 1;
         }
     }
 }

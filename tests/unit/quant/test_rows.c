@@ -110,6 +110,31 @@ static void a_row_does_not_depend_on_its_neighbours(void **state)
     free(importance);
 }
 
+/* Numbers of blocks that leave some of the sixteen lanes empty, in odd ways. */
+static void any_number_of_blocks(void **state)
+{
+    (void)state;
+    float *x = make_weights(8, 40 * 256), *y = make_weights(8, 40 * 256);
+    for (size_t i = 0; i < SALA_ARRAY_LEN(block_types); i++) {
+        const sala_dtype t = block_types[i];
+        if (t == SALA_TQ1_0 || t == SALA_TQ2_0)
+            continue;
+        const int block = sala_dtype_get((int)t)->block_weights;
+        uint8_t *all = quantize(t, x, 1, 39 * block, NULL);
+        for (int n = 1; n <= 39; n++) {
+            uint8_t *raw = quantize(t, x, 1, n * block, NULL);
+            assert_memory_equal(raw, all, (size_t)sala_dtype_bytes(t, n * block));
+            free(raw);
+        }
+        sala_dequant_row(t, y, all, 39 * block);
+        for (int k = 0; k < 39 * block; k++)
+            assert_true(fabsf(x[k] - y[k]) < 0.04f);
+        free(all);
+    }
+    free(x);
+    free(y);
+}
+
 static void compare_sums(const sala_lane_sums *a, const sala_lane_sums *b, bool l, bool error)
 {
     assert_memory_equal(a->ll, b->ll, sizeof a->ll);
@@ -325,6 +350,7 @@ int main(void)
         cmocka_unit_test(no_worse_than_ggml),
         cmocka_unit_test(second_pass_is_exact),
         cmocka_unit_test(a_row_does_not_depend_on_its_neighbours),
+        cmocka_unit_test(any_number_of_blocks),
         cmocka_unit_test(every_variant_gives_the_same_bits),
         cmocka_unit_test(zeros_stay_zeros),
         cmocka_unit_test(mixed_magnitudes),
