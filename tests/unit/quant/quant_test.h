@@ -44,7 +44,8 @@ static inline float *make_importance(int64_t n)
 }
 
 /* The types that rounding can write in blocks. */
-static const sala_dtype block_types[] = {SALA_Q4_0, SALA_Q4_1, SALA_Q5_0, SALA_Q5_1,   SALA_Q8_0,   SALA_Q2_K,  SALA_Q3_K,
-                                         SALA_Q4_K, SALA_Q5_K, SALA_Q6_K, SALA_IQ4_NL, SALA_IQ4_XS, SALA_TQ1_0, SALA_TQ2_0};
+static const sala_dtype block_types[] = {SALA_Q4_0,   SALA_Q4_1,   SALA_Q5_0,  SALA_Q5_1, SALA_Q8_0,
+                                         SALA_Q2_K,   SALA_Q3_K,   SALA_Q4_K,  SALA_Q5_K, SALA_Q6_K,
+                                         SALA_IQ4_NL, SALA_IQ4_XS, SALA_TQ1_0, SALA_TQ2_0};
 
 #endif

@@ -114,7 +114,7 @@ static void files_that_lie(void **state)
 {
     static const struct {
         int32_t entries, len, values;
-    } lies[] = {{0, 4, 1},       {-1, 4, 1},         {1 << 30, 4, 1}, {1, -5, 1},        {1, 0, 1},
+    } lies[] = {{0, 4, 1},       {-1, 4, 1},         {1 << 30, 4, 1}, {1, -5, 1}, {1, 0, 1},
                 {1, 1 << 30, 1}, {1, 4, 0x7fffffff}, {1, 4, -1},      {1, 4, 0}};
     (void)state;
     for (size_t i = 0; i < SALA_ARRAY_LEN(lies); i++) {
@@ -179,9 +179,8 @@ static void gguf_that_is_no_imatrix(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(old_form),       cmocka_unit_test(collect_and_read_back),
-        cmocka_unit_test(cut_anywhere),   cmocka_unit_test(files_that_lie),
-        cmocka_unit_test(gguf_that_is_no_imatrix),
+        cmocka_unit_test(old_form),       cmocka_unit_test(collect_and_read_back),   cmocka_unit_test(cut_anywhere),
+        cmocka_unit_test(files_that_lie), cmocka_unit_test(gguf_that_is_no_imatrix),
     };
     (void)block_types;
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -103,8 +103,8 @@ static void overrides(void **state)
 {
     (void)state;
     const char *const types[] = {"attn_v=q8_0", "blk\\.[0-3]\\.ffn_.*=f16", "ffn_down=Q5_K"};
-    const sala_quant_params params = {.tensor_types = types, .n_tensor_types = 3, .output_type = "q5_1",
-                                      .embedding_type = "bf16"};
+    const sala_quant_params params = {
+        .tensor_types = types, .n_tensor_types = 3, .output_type = "q5_1", .embedding_type = "bf16"};
     sala_recipe_plan *p = plan_of(&params, "q4_0");
     assert_int_equal(choose(p, "blk.5.attn_v.weight", 2, 256), SALA_Q8_0);
     assert_int_equal(choose(p, "blk.2.ffn_down.weight", 2, 256), SALA_F16);
@@ -151,7 +151,8 @@ static void hostile_pattern(void **state)
     const char *const types[] = {"(a+)+$=q8_0"};
     const sala_quant_params params = {.tensor_types = types, .n_tensor_types = 1};
     sala_recipe_plan *p = plan_of(&params, "q4_0");
-    assert_int_equal(choose(p, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.weight", 2, 256), SALA_Q4_0);
+    assert_int_equal(choose(p, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa.weight", 2, 256),
+                     SALA_Q4_0);
     sala_recipe_plan_close(p);
 }
 
@@ -175,10 +176,14 @@ static void names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(llama_cpps_choice), cmocka_unit_test(small_tensors_stay),
-        cmocka_unit_test(rows_that_do_not_divide), cmocka_unit_test(overrides),
-        cmocka_unit_test(pure), cmocka_unit_test(mistakes_are_told),
-        cmocka_unit_test(hostile_pattern), cmocka_unit_test(names),
+        cmocka_unit_test(llama_cpps_choice),
+        cmocka_unit_test(small_tensors_stay),
+        cmocka_unit_test(rows_that_do_not_divide),
+        cmocka_unit_test(overrides),
+        cmocka_unit_test(pure),
+        cmocka_unit_test(mistakes_are_told),
+        cmocka_unit_test(hostile_pattern),
+        cmocka_unit_test(names),
     };
     /* The same header serves test_rows.c. */
     (void)frozen_rows;

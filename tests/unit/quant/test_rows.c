@@ -68,8 +68,8 @@ static void no_worse_than_ggml(void **state)
 /* Weights that have been through a format come back the same from a second pass. */
 static void second_pass_is_exact(void **state)
 {
-    static const sala_dtype exact[] = {SALA_F16,  SALA_BF16,   SALA_Q4_0,  SALA_Q4_1, SALA_Q5_0, SALA_Q5_1,
-                                       SALA_Q8_0, SALA_IQ4_NL, SALA_TQ1_0, SALA_TQ2_0};
+    static const sala_dtype exact[] = {SALA_F16,  SALA_BF16, SALA_Q4_0,   SALA_Q4_1,  SALA_Q5_0,
+                                       SALA_Q5_1, SALA_Q8_0, SALA_IQ4_NL, SALA_TQ1_0, SALA_TQ2_0};
     (void)state;
     const int64_t rows = 5, cols = 512;
     float *x = make_weights(2, rows * cols), *y = make_weights(2, rows * cols), *z = make_weights(2, rows * cols);
