@@ -49,7 +49,21 @@ while(rest)
 endwhile()
 set(SALA_ALL_MODS ${SALA_SAME} ${SALA_LOWER})
 
-add_library(sala_static STATIC ${SALA_OBJECTS})
+# The static library is one object in which everything but the public interface is local, as it is in the shared one: names
+# that modules share with each other cannot clash with a program's own. Sanitizers mark their data in ways that do not
+# survive this, so those builds keep plain objects.
+if(SALA_SANITIZE)
+    add_library(sala_static STATIC ${SALA_OBJECTS})
+else()
+    add_custom_command(OUTPUT ${PROJECT_BINARY_DIR}/sala_all.o
+        COMMAND ${CMAKE_C_COMPILER} -r -nostdlib -o ${PROJECT_BINARY_DIR}/sala_global.o ${SALA_OBJECTS}
+        COMMAND ${CMAKE_OBJCOPY} --localize-hidden ${PROJECT_BINARY_DIR}/sala_global.o ${PROJECT_BINARY_DIR}/sala_all.o
+        COMMAND ${CMAKE_COMMAND} -E rm ${PROJECT_BINARY_DIR}/sala_global.o
+        DEPENDS ${SALA_OBJECTS} COMMAND_EXPAND_LISTS VERBATIM)
+    add_library(sala_static STATIC ${PROJECT_BINARY_DIR}/sala_all.o)
+    set_source_files_properties(${PROJECT_BINARY_DIR}/sala_all.o PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
+    set_target_properties(sala_static PROPERTIES LINKER_LANGUAGE C)
+endif()
 set_target_properties(sala_static PROPERTIES OUTPUT_NAME sala)
 add_library(sala_shared SHARED ${SALA_OBJECTS})
 set_target_properties(sala_shared PROPERTIES OUTPUT_NAME sala VERSION ${PROJECT_VERSION} SOVERSION 0)
