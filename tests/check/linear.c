@@ -8,7 +8,7 @@
  *
  * prepare() itself must be within half a step of its input. Besides: get_row is exact, results do not depend on the
  * number of tokens nor on the split of rows, rows outside are not touched, infinities in weights or inputs come out as
- * something that is not finite. */
+ * something that is not finite, and all builds of the reference give the same bits. */
 #include "check/check.h"
 
 #include <float.h>
@@ -190,6 +190,17 @@ static void check_values(check *c, const problem *p, const float *out)
     free(w);
 }
 
+/* The reference as the compiler's baseline has it. */
+static const sala_linear_kernel *portable_ref(sala_dtype dtype)
+{
+    size_t n;
+    const sala_linear_kernel *const *all = sala_linear_all(&n);
+    for (size_t i = 0; i < n; i++)
+        if (all[i]->is_ref && all[i]->need == 0 && all[i]->dtype == dtype)
+            return all[i];
+    return NULL;
+}
+
 static void check_shape(check *c, const sala_linear_kernel *k, int64_t rows, int64_t cols, int64_t n_tokens)
 {
     if (k->accepts && !k->accepts(rows, cols))
@@ -201,6 +212,14 @@ static void check_shape(check *c, const sala_linear_kernel *k, int64_t rows, int
     if (is_q8(k))
         check_q8_prepare(c, &p);
     check_values(c, &p, out);
+
+    if (k->is_ref) {
+        problem portable = p;
+        portable.k = portable_ref(k->dtype);
+        run(&portable, again, 0, rows, 0, n_tokens);
+        if (memcmp(out, again, n_out * sizeof(float)) != 0)
+            check_fail(c, "%lld x %lld: not the bits of %s", (long long)rows, (long long)cols, portable.k->name);
+    }
 
     for (int64_t t = 0; t < n_tokens; t++)
         run(&p, again, 0, rows, t, 1);
@@ -342,7 +361,8 @@ static void bench(check *c, const sala_linear_kernel *k)
     t.n_tokens = 1;
     const double small = check_time(run_timing, &t);
     check_reset();
-    t = (timing){.p = make(c, k, 24 * 1024, cols, 1), .n_tokens = 1}; /* larger than the caches */
+    const int64_t row_bytes = (int64_t)sala_dtype_bytes(k->dtype, cols);
+    t = (timing){.p = make(c, k, (96 << 20) / row_bytes, cols, 1), .n_tokens = 1}; /* larger than the caches */
     t.out = check_guarded((size_t)t.p.rows * sizeof(float));
     const double one = check_time(run_timing, &t);
     printf("%-24s %7.1f GOP/s x192  %6.1f x4  %6.1f x1  %6.1f GB/s in cache %6.1f GB/s from memory  prepare %5.1f GB/s",

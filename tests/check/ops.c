@@ -180,6 +180,45 @@ static void exp_range(check *c, const sala_kernels *k)
                    (double)out[3]);
 }
 
+/* All builds of the reference give the same bits. */
+static void same_reference(check *c)
+{
+    static const uint32_t builds[] = {SALA_CPU_AVX2, SALA_CPU_AVX512};
+    enum { N = 1000, D = 72, Q = 5 };
+    sala_kernels k[2];
+    sala_kernels_get(&k[0], "ref", 0);
+    for (size_t b = 0; b < SALA_CHECK_LEN(builds); b++) {
+        if (builds[b] & ~c->cpu)
+            continue;
+        sala_kernels_get(&k[1], "ref", builds[b]);
+        const float *x = random_floats(c, N, 9), *y = random_floats(c, N, 2);
+        const float *q = random_floats(c, Q * D, 1);
+        const float *kv = random_floats(c, (int64_t)2 * SALA_KV_BLOCK * D, 2);
+        const int32_t visible[Q] = {1, 64, 33, 16, 0};
+        float *out[2], *scratch = check_guarded(SALA_ATTN_SCRATCH(Q, D) * sizeof(float));
+        double lse[2];
+        const size_t total = 4 * N + Q * (D + 2);
+        for (int i = 0; i < 2; i++) {
+            float *o = out[i] = check_guarded(total * sizeof(float));
+            k[i].rms_norm(o, x, y, N, 1e-6f);
+            k[i].swiglu(o + N, x, y, N);
+            memcpy(o + 2 * N, x, N * sizeof(float));
+            k[i].add_scaled(o + 2 * N, y, 0.3f, N);
+            memcpy(o + 3 * N, x, N * sizeof(float));
+            k[i].rope(o + 3 * N, x, y, 10, 100, 96, b % 2);
+            float *acc = o + 4 * N, *m = acc + Q * D, *l = m + Q;
+            memset(acc, 0, (Q * D + 2 * Q) * sizeof(float));
+            for (int j = 0; j < Q; j++)
+                m[j] = -INFINITY;
+            k[i].attn_block_f32(acc, m, l, q, kv, kv + SALA_KV_BLOCK * D, Q, D, visible, scratch);
+            lse[i] = k[i].log_sum_exp(x, N);
+        }
+        if (memcmp(out[0], out[1], total * sizeof(float)) != 0 || memcmp(&lse[0], &lse[1], sizeof lse[0]) != 0)
+            check_fail(c, "the reference's build for cpu features 0x%x gives other bits", (unsigned)builds[b]);
+        check_reset();
+    }
+}
+
 typedef struct timing {
     const sala_kernels *k;
     float *x, *y, *out;
@@ -269,6 +308,8 @@ void check_ops(check *c)
             reductions(c, &k, 4099);
             halves(c, &k, 4099);
             exp_range(c, &k);
+            if (strcmp(*f, "ref") == 0)
+                same_reference(c);
         }
         check_end(c);
     }
