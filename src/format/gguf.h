@@ -7,14 +7,25 @@
 #include "format/tensors.h"
 
 typedef enum sala_gguf_type {
-    SALA_GGUF_U8, SALA_GGUF_I8, SALA_GGUF_U16, SALA_GGUF_I16, SALA_GGUF_U32, SALA_GGUF_I32, SALA_GGUF_F32,
-    SALA_GGUF_BOOL, SALA_GGUF_STRING, SALA_GGUF_ARRAY, SALA_GGUF_U64, SALA_GGUF_I64, SALA_GGUF_F64,
+    SALA_GGUF_U8,
+    SALA_GGUF_I8,
+    SALA_GGUF_U16,
+    SALA_GGUF_I16,
+    SALA_GGUF_U32,
+    SALA_GGUF_I32,
+    SALA_GGUF_F32,
+    SALA_GGUF_BOOL,
+    SALA_GGUF_STRING,
+    SALA_GGUF_ARRAY,
+    SALA_GGUF_U64,
+    SALA_GGUF_I64,
+    SALA_GGUF_F64,
 } sala_gguf_type;
 
 typedef struct sala_gguf sala_gguf;
 
 typedef struct sala_gguf_kv {
-    const char *key;          /* NUL-terminated copy */
+    const char *key; /* NUL-terminated copy */
     sala_gguf_type type;
     sala_gguf_type elem_type; /* of an array */
     uint64_t count;           /* elements of an array, else 1 */
@@ -33,7 +44,7 @@ const sala_gguf_kv *sala_gguf_kv_at(const sala_gguf *g, size_t i);
 const sala_gguf_kv *sala_gguf_find(const sala_gguf *g, const char *key); /* NULL when absent */
 sala_tensor_list sala_gguf_tensors(const sala_gguf *g);
 const sala_tensor *sala_gguf_tensor(const sala_gguf *g, const char *name); /* NULL when absent */
-uint64_t sala_gguf_file_bytes(const sala_gguf *g); /* of all parts */
+uint64_t sala_gguf_file_bytes(const sala_gguf *g);                         /* of all parts */
 
 /* Scalars: true and *out set when the key is there with a type that holds the value without loss (any integer type;
  * floats accept integers); false otherwise, *out untouched. */

@@ -12,7 +12,7 @@ sala_status sala_npy_writer_commit(sala_npy_writer *w, sala_error *err); /* SALA
 void sala_npy_writer_abort(sala_npy_writer *w);
 
 typedef struct sala_npy {
-    char kind;        /* 'f', 'i', 'u' */
+    char kind; /* 'f', 'i', 'u' */
     int elem_bytes;
     int n_dims;
     int64_t shape[8]; /* C order */
