@@ -213,7 +213,7 @@ struct jj {
 
 /* "line N: message"; does not return. */
 _Noreturn void jj_fail(jj *j, sala_status status, const char *fmt, ...) SALA_PRINTF(3, 4);
-_Noreturn void jj_vfail(jj *j, sala_status status, const char *fmt, va_list args);
+_Noreturn void jj_vfail(jj *j, sala_status status, const char *fmt, va_list args) SALA_PRINTF(3, 0);
 _Noreturn void jj_fail_words(jj *j, const jj_str *words); /* what raise_exception was given, nothing added */
 
 /* How much of a name of n bytes goes into a message. */
