@@ -150,6 +150,22 @@ static void array_count_wraps(sala_buf *b)
     b_u64(b, (UINT64_C(1) << 61) + 1); /* times 8 is 8 in 64 bits */
     b_zeros(b, 64);
 }
+static void array_beyond_end(sala_buf *b, uint32_t elem)
+{
+    b_header(b, 3, 0, 1);
+    b_key(b, "list", 9);
+    b_u32(b, elem);
+    b_u64(b, 9);
+    b_zeros(b, 8);
+}
+static void numbers_beyond_end(sala_buf *b)
+{
+    array_beyond_end(b, 0);
+}
+static void booleans_beyond_end(sala_buf *b)
+{
+    array_beyond_end(b, 7);
+}
 static void string_array_count(sala_buf *b)
 {
     b_header(b, 3, 0, 1);
@@ -353,6 +369,8 @@ static const struct {
     {"boolean 2", bool_of_2, SALA_E_CORRUPT, "a boolean is 2"},
     {"string beyond end", string_beyond_end, SALA_E_TRUNCATED, "the value of \"name\""},
     {"array count wraps", array_count_wraps, SALA_E_TRUNCATED, "the value of \"list\""},
+    {"numbers beyond the end", numbers_beyond_end, SALA_E_TRUNCATED, "the value of \"list\""},
+    {"booleans beyond the end", booleans_beyond_end, SALA_E_TRUNCATED, "the value of \"list\""},
     {"string array count", string_array_count, SALA_E_TRUNCATED, "the value of \"list\""},
     {"string array element", string_array_element, SALA_E_TRUNCATED, "the value of \"list\""},
     {"deep arrays", deep_arrays, SALA_E_UNSUPPORTED, "nests arrays"},
