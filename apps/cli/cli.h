@@ -16,7 +16,7 @@ enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_MISUSED = 2 };
 
 /*    name        positional arguments                          least most  one line for lists */
 #define CLI_VERB_LIST(X)                                                                                               \
-    X(run, "MODEL", 0, 1, "answer a prompt, or chat on a terminal")                                                    \
+    X(run, "MODEL [PROMPT]", 0, 2, "answer a prompt, or chat on a terminal")                                           \
     X(tokenize, "MODEL", 0, 1, "text to token ids")                                                                    \
     X(detokenize, "MODEL [ID...]", 0, 4096, "token ids to text")                                                       \
     X(template, "MODEL", 0, 1, "render a chat through the model's template")                                           \

@@ -2,6 +2,7 @@
 #include "cli.h"
 
 #include "input.h"
+#include "model_arg.h"
 #include "os/os.h"
 #include "request.h"
 #include "talk.h"
@@ -126,8 +127,18 @@ static int one_shot(cli_talk *t, json_t *request, const sala_buf *prompt, bool r
     return rc;
 }
 
-int cli_cmd_run(const cli_options *o)
+int cli_cmd_run(const cli_options *given)
 {
+    cli_options options = *given;
+    cli_options *o = &options;
+    const char *const *rest;
+    if (cli_rest_args(o, &rest) > 0) { /* as with Ollama: run MODEL "the prompt" */
+        if (o->prompt)
+            return cli_misuse("the prompt is given twice: -p '%s' and '%s'", o->prompt, rest[0]);
+        if (cli_rest_args(o, &rest) > 1)
+            return cli_misuse("too many arguments: '%s' (a prompt of several words wants quotes)", rest[1]);
+        o->prompt = rest[0];
+    }
     const bool chat = o->interactive || (!o->prompt && !o->file && isatty(STDIN_FILENO));
     sala_buf prompt = {0};
     json_t *request = NULL;

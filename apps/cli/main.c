@@ -3,9 +3,11 @@
 
 #include "ui.h"
 
+#include <fcntl.h>
 #include <locale.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static int unknown_verb(const char *word)
 {
@@ -34,8 +36,18 @@ static int unknown_verb(const char *word)
     return cli_misuse("there is no command '%s'", word);
 }
 
+/* Files opened later must not land on the numbers of standard streams that somebody closed: what is printed would go
+ * into them. Writing to such a stream still fails, because it is opened for reading. */
+static void occupy_standard_streams(void)
+{
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == 2 ? O_WRONLY : O_RDONLY) < 0)
+            return;
+}
+
 int main(int argc, char **argv)
 {
+    occupy_standard_streams();
     setlocale(LC_CTYPE, ""); /* for line editing; numbers keep their point */
     cli_signals_init();
     if (argc < 2) {

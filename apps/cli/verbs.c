@@ -7,7 +7,7 @@
 
 static const cli_page pages[CLI_N_VERBS] = {
     [CLI_V_run] =
-        {"Answers a prompt: -p, a file (-f) and piped standard input are joined in the order file, standard input, -p, "
+        {"Answers a prompt. A file (-f), piped standard input, and PROMPT or -p are joined in this order, "
          "with an empty line between them. Without any of them, on a terminal, it is a chat; /help in it lists its "
          "commands, Ctrl-C stops the answer and, at the prompt, the program. The prompt goes through the model's chat "
          "template unless --raw is given. Only the answer goes to standard output; a line of timings ends it on "

@@ -58,7 +58,7 @@ has err "bad.gguf"
 [ -z "$(find . -name 'bad*')" ] || fail "left behind: $(find . -name 'bad*')"
 
 # SIGINT while writing: a model large enough to be in the middle of it.
-make_model large wide --set num_hidden_layers=24
+make_model large wide --set num_hidden_layers=8
 "$SALA" quantize large --type iq4_xs --out large.gguf -t 1 >out 2>err </dev/null &
 pid=$!
 for _ in $(seq 200); do ls large.gguf.tmp-* >/dev/null 2>&1 && break; sleep 0.02; done

@@ -34,7 +34,7 @@ Short help fits a screen; complete help has defaults and examples.
   $ for v in $(sala help | sed -n 's/^  \([a-z]*\) .*/\1/p'); do n=$(sala $v -h | wc -l); [ $n -le 30 ] || echo "$v: $n lines"; done
   $ for v in $(sala help | sed -n 's/^  \([a-z]*\) .*/\1/p'); do sala $v --help | grep -q '^Examples:' || echo "$v has no examples"; done
   $ sala run -h
-  usage: sala run MODEL [OPTIONS]
+  usage: sala run MODEL [PROMPT] [OPTIONS]
   answer a prompt, or chat on a terminal
   
   Model:
@@ -59,15 +59,15 @@ Short help fits a screen; complete help has defaults and examples.
     -h                        short help
         --help                complete help with defaults and examples
   $ sala help run
-  usage: sala run MODEL [OPTIONS]
+  usage: sala run MODEL [PROMPT] [OPTIONS]
   answer a prompt, or chat on a terminal
   
-  Answers a prompt: -p, a file (-f) and piped standard input are joined in the
-  order file, standard input, -p, with an empty line between them. Without any of
-  them, on a terminal, it is a chat; /help in it lists its commands, Ctrl-C stops
-  the answer and, at the prompt, the program. The prompt goes through the model's
-  chat template unless --raw is given. Only the answer goes to standard output; a
-  line of timings ends it on standard error.
+  Answers a prompt. A file (-f), piped standard input, and PROMPT or -p are joined
+  in this order, with an empty line between them. Without any of them, on a
+  terminal, it is a chat; /help in it lists its commands, Ctrl-C stops the answer
+  and, at the prompt, the program. The prompt goes through the model's chat
+  template unless --raw is given. Only the answer goes to standard output; a line
+  of timings ends it on standard error.
   
   MODEL is a GGUF file (any part of a split one), a Hugging Face directory, a name
   of the catalogue such as smollm2, org/name from the Hugging Face cache, or
@@ -108,9 +108,9 @@ Short help fits a screen; complete help has defaults and examples.
                               --sys)
         --raw                 continue the text as it is, without the chat
                               template; control tokens in it are recognised (also
-                              --no-conversation)
+                              --no-conversation, --no-cnv)
     -i, --interactive         stay in the chat after answering -p or -f (also
-                              --chat, --conversation)
+                              --chat, --conversation, --cnv)
         --chat-template-kwargs JSON
                               further variables of the chat template, e.g.
                               '{"enable_thinking":false}' (also --template-args)

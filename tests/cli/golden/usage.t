@@ -52,8 +52,8 @@ Misuse names the option, the value and what is allowed, and exits with 2.
   sala run: there is no prompt: give -p TEXT, -f FILE or text on standard input
   See 'sala run -h'.
   [2]
-  $ sala run a b
-  sala run: too many arguments: 'b' is one more than 'MODEL'
+  $ sala run a b c
+  sala run: too many arguments: 'c' is one more than 'MODEL [PROMPT]'
   See 'sala run -h'.
   [2]
   $ sala run $MODEL --tmp 3
@@ -113,6 +113,10 @@ Misuse names the option, the value and what is allowed, and exits with 2.
   [2]
   $ sala run $MODEL -p x --chat-template-kwargs '[1]'
   sala run: --chat-template-kwargs: '[1]' is not a JSON object such as {"enable_thinking":false}
+  See 'sala run -h'.
+  [2]
+  $ sala run $MODEL one -p two
+  sala run: the prompt is given twice: -p 'two' and 'one'
   See 'sala run -h'.
   [2]
   $ sala run $MODEL -i --json
