@@ -231,8 +231,8 @@ sala_status sala_chat_render(const sala_chat *c, const json_t *request, char **t
         ok = set_default(vars, "eos_token", json_incref(c->eos));
     sala_status status;
     if (ok)
-        status = jj_render(c->template, vars, (int64_t)time(NULL), NULL, trusts, (void *)(uintptr_t)c, text, bytes,
-                           spans, n_spans, err);
+        status = sala_jj_render(c->template, vars, (int64_t)time(NULL), NULL, trusts, (void *)(uintptr_t)c, text, bytes,
+                                spans, n_spans, err);
     else
         status = sala_fail_memory(err, 4096);
     json_decref(vars);

@@ -25,7 +25,7 @@ struct jj_block {
 
 /* ---- errors ---- */
 
-_Noreturn void jj_vfail(jj *j, sala_status status, const char *fmt, va_list args)
+_Noreturn void sala_jj_vfail(jj *j, sala_status status, const char *fmt, va_list args)
 {
     char text[420];
     vsnprintf(text, sizeof text, fmt, args);
@@ -37,14 +37,14 @@ _Noreturn void jj_vfail(jj *j, sala_status status, const char *fmt, va_list args
     longjmp(j->escape, 1);
 }
 
-_Noreturn void jj_fail(jj *j, sala_status status, const char *fmt, ...)
+_Noreturn void sala_jj_fail(jj *j, sala_status status, const char *fmt, ...)
 {
     va_list args;
     va_start(args, fmt);
-    jj_vfail(j, status, fmt, args);
+    sala_jj_vfail(j, status, fmt, args);
 }
 
-_Noreturn void jj_fail_words(jj *j, const jj_str *words)
+_Noreturn void sala_jj_fail_words(jj *j, const jj_str *words)
 {
     const int max = (int)sizeof j->err->message;
     sala_fail(j->err, SALA_E_TEMPLATE, "%.*s", words->bytes < (size_t)max ? (int)words->bytes : max, words->data);
@@ -52,34 +52,34 @@ _Noreturn void jj_fail_words(jj *j, const jj_str *words)
     longjmp(j->escape, 1);
 }
 
-void jj_step(jj *j, uint64_t n)
+void sala_jj_step(jj *j, uint64_t n)
 {
     j->steps += n;
     if (j->steps > j->max_steps)
-        jj_fail(j, SALA_E_LIMIT, "the template does more than %llu steps", (unsigned long long)j->max_steps);
+        sala_jj_fail(j, SALA_E_LIMIT, "the template does more than %llu steps", (unsigned long long)j->max_steps);
 }
 
-void jj_enter(jj *j)
+void sala_jj_enter(jj *j)
 {
     if (j->depth >= j->max_depth)
-        jj_fail(j, SALA_E_LIMIT, "calls or values nest deeper than %d levels", j->max_depth);
+        sala_jj_fail(j, SALA_E_LIMIT, "calls or values nest deeper than %d levels", j->max_depth);
     j->depth++;
 }
 
-void jj_leave(jj *j)
+void sala_jj_leave(jj *j)
 {
     j->depth--;
 }
 
 /* ---- memory ---- */
 
-void *jj_alloc(jj *j, uint64_t bytes)
+void *sala_jj_alloc(jj *j, uint64_t bytes)
 {
     const uint64_t align = _Alignof(max_align_t);
     jj_block *b = j->blocks;
     if (bytes > j->max_held || j->held > j->max_held - bytes)
-        jj_fail(j, SALA_E_LIMIT, "the template needs more than %llu MiB of memory",
-                (unsigned long long)(j->max_held >> 20));
+        sala_jj_fail(j, SALA_E_LIMIT, "the template needs more than %llu MiB of memory",
+                     (unsigned long long)(j->max_held >> 20));
     const size_t need = (size_t)((bytes + align - 1) / align * align);
     if (!b || b->size - b->used < need) {
         const size_t size = need > BLOCK_BYTES ? need : (size_t)BLOCK_BYTES;
@@ -98,15 +98,15 @@ void *jj_alloc(jj *j, uint64_t bytes)
     return p;
 }
 
-void *jj_alloc_array(jj *j, size_t n, size_t size)
+void *sala_jj_alloc_array(jj *j, size_t n, size_t size)
 {
     uint64_t bytes = 0;
     if (!sala_mul_size(&bytes, n, size))
-        jj_fail(j, SALA_E_LIMIT, "the template needs more memory than there can be");
-    return jj_alloc(j, bytes);
+        sala_jj_fail(j, SALA_E_LIMIT, "the template needs more memory than there can be");
+    return sala_jj_alloc(j, bytes);
 }
 
-void *jj_grow(jj *j, void *p, uint64_t old_bytes, uint64_t new_bytes)
+void *sala_jj_grow(jj *j, void *p, uint64_t old_bytes, uint64_t new_bytes)
 {
     const uint64_t align = _Alignof(max_align_t);
     jj_block *b = j->blocks;
@@ -119,21 +119,21 @@ void *jj_grow(jj *j, void *p, uint64_t old_bytes, uint64_t new_bytes)
             return p;
         }
     }
-    void *q = jj_alloc(j, new_bytes);
+    void *q = sala_jj_alloc(j, new_bytes);
     if (old_bytes)
         memcpy(q, p, (size_t)old_bytes);
     return q;
 }
 
-char *jj_text(jj *j, const char *s, size_t n)
+char *sala_jj_text(jj *j, const char *s, size_t n)
 {
-    char *p = jj_alloc(j, (uint64_t)n + 1);
+    char *p = sala_jj_alloc(j, (uint64_t)n + 1);
     memcpy(p, s, n);
     p[n] = 0;
     return p;
 }
 
-void jj_drop_arena(jj_block *b)
+void sala_jj_drop_arena(jj_block *b)
 {
     while (b) {
         jj_block *next = b->next;
@@ -147,7 +147,8 @@ void jj_drop_arena(jj_block *b)
 static void charge_string(jj *j, uint64_t bytes)
 {
     if (bytes > j->max_made || j->made > j->max_made - bytes)
-        jj_fail(j, SALA_E_LIMIT, "the template makes more than %llu bytes of text", (unsigned long long)j->max_made);
+        sala_jj_fail(j, SALA_E_LIMIT, "the template makes more than %llu bytes of text",
+                     (unsigned long long)j->max_made);
     j->made += bytes;
 }
 
@@ -155,15 +156,16 @@ static void reserve(jj_builder *b, size_t n)
 {
     jj *j = b->j;
     if (n > j->max_made || b->len > j->max_made - n)
-        jj_fail(j, SALA_E_LIMIT, "the template makes more than %llu bytes of text", (unsigned long long)j->max_made);
+        sala_jj_fail(j, SALA_E_LIMIT, "the template makes more than %llu bytes of text",
+                     (unsigned long long)j->max_made);
     if (b->cap - b->len >= n)
         return;
     size_t cap = b->cap < 32 ? 64 : 2 * b->cap;
     if (cap < b->len + n)
         cap = b->len + n;
-    b->data = jj_grow(j, b->data, b->len, cap);
+    b->data = sala_jj_grow(j, b->data, b->len, cap);
     if (b->from)
-        b->from = jj_grow(j, b->from, b->len, cap);
+        b->from = sala_jj_grow(j, b->from, b->len, cap);
     b->cap = cap;
 }
 
@@ -177,60 +179,60 @@ static void mark(jj_builder *b, size_t n, bool input)
     if (!b->from && b->input == input)
         return;
     if (!b->from) {
-        b->from = jj_alloc(b->j, b->cap);
+        b->from = sala_jj_alloc(b->j, b->cap);
         memset(b->from, b->input, b->len);
     }
     memset(b->from + b->len, input, n);
 }
 
-void jj_put(jj_builder *b, const char *data, size_t n, bool input)
+void sala_jj_put(jj_builder *b, const char *data, size_t n, bool input)
 {
     if (n == 0)
         return;
-    jj_step(b->j, n / 64);
+    sala_jj_step(b->j, n / 64);
     reserve(b, n);
     mark(b, n, input);
     memcpy(b->data + b->len, data, n);
     b->len += n;
 }
 
-void jj_put_sub(jj_builder *b, const jj_str *s, size_t at, size_t n)
+void sala_jj_put_sub(jj_builder *b, const jj_str *s, size_t at, size_t n)
 {
     if (!s->from) {
-        jj_put(b, s->data + at, n, s->input);
+        sala_jj_put(b, s->data + at, n, s->input);
         return;
     }
     for (size_t i = at; i < at + n;) {
         size_t k = i + 1;
         while (k < at + n && s->from[k] == s->from[i])
             k++;
-        jj_put(b, s->data + i, k - i, s->from[i]);
+        sala_jj_put(b, s->data + i, k - i, s->from[i]);
         i = k;
     }
 }
 
-void jj_put_str(jj_builder *b, const jj_str *s)
+void sala_jj_put_str(jj_builder *b, const jj_str *s)
 {
-    jj_put_sub(b, s, 0, s->bytes);
+    sala_jj_put_sub(b, s, 0, s->bytes);
 }
 
-void jj_put_lit(jj_builder *b, const char *s, bool input)
+void sala_jj_put_lit(jj_builder *b, const char *s, bool input)
 {
-    jj_put(b, s, strlen(s), input);
+    sala_jj_put(b, s, strlen(s), input);
 }
 
-void jj_put_fill(jj_builder *b, char c, int64_t n)
+void sala_jj_put_fill(jj_builder *b, char c, int64_t n)
 {
     if (n <= 0)
         return;
-    jj_step(b->j, (uint64_t)n / 64);
+    sala_jj_step(b->j, (uint64_t)n / 64);
     reserve(b, (size_t)n);
     mark(b, (size_t)n, false);
     memset(b->data + b->len, c, (size_t)n);
     b->len += (size_t)n;
 }
 
-void jj_put_cp(jj_builder *b, uint32_t cp, bool input)
+void sala_jj_put_cp(jj_builder *b, uint32_t cp, bool input)
 {
     char s[4];
     size_t n;
@@ -253,7 +255,7 @@ void jj_put_cp(jj_builder *b, uint32_t cp, bool input)
         s[3] = (char)(0x80 | (cp & 63));
         n = 4;
     }
-    jj_put(b, s, n, input);
+    sala_jj_put(b, s, n, input);
 }
 
 static size_t count_chars(const char *s, size_t n)
@@ -264,10 +266,10 @@ static size_t count_chars(const char *s, size_t n)
     return chars;
 }
 
-jj_str *jj_finish(jj_builder *b)
+jj_str *sala_jj_finish(jj_builder *b)
 {
     charge_string(b->j, b->len);
-    jj_str *s = jj_alloc(b->j, sizeof *s);
+    jj_str *s = sala_jj_alloc(b->j, sizeof *s);
     *s = (jj_str){.data = b->len ? b->data : "",
                   .from = b->from,
                   .bytes = b->len,
@@ -276,27 +278,27 @@ jj_str *jj_finish(jj_builder *b)
     return s;
 }
 
-jj_str *jj_str_of(jj *j, const char *data, size_t n, bool input)
+jj_str *sala_jj_str_of(jj *j, const char *data, size_t n, bool input)
 {
-    jj_str *s = jj_alloc(j, sizeof *s);
+    jj_str *s = sala_jj_alloc(j, sizeof *s);
     *s = (jj_str){.data = data, .bytes = n, .chars = count_chars(data, n), .input = input};
     return s;
 }
 
-jj_str *jj_sub(jj *j, const jj_str *s, size_t at, size_t n)
+jj_str *sala_jj_sub(jj *j, const jj_str *s, size_t at, size_t n)
 {
-    jj_str *r = jj_alloc(j, sizeof *r);
+    jj_str *r = sala_jj_alloc(j, sizeof *r);
     *r = (jj_str){.data = s->data + at,
                   .from = s->from ? s->from + at : NULL,
                   .bytes = n,
                   .chars = s->chars == s->bytes ? n : count_chars(s->data + at, n),
                   .input = s->input,
                   .markup = s->markup};
-    jj_step(j, n / 64);
+    sala_jj_step(j, n / 64);
     return r;
 }
 
-size_t jj_byte_at(const jj_str *s, size_t chars)
+size_t sala_jj_byte_at(const jj_str *s, size_t chars)
 {
     if (s->chars == s->bytes || chars >= s->chars)
         return chars >= s->chars ? s->bytes : chars;
@@ -310,22 +312,22 @@ size_t jj_byte_at(const jj_str *s, size_t chars)
     return at;
 }
 
-bool jj_is_input(const jj_str *s, size_t at)
+bool sala_jj_is_input(const jj_str *s, size_t at)
 {
     return s->from ? s->from[at] : s->input;
 }
 
-bool jj_same(const jj_str *a, const jj_str *b)
+bool sala_jj_same(const jj_str *a, const jj_str *b)
 {
     return a->bytes == b->bytes && memcmp(a->data, b->data, a->bytes) == 0;
 }
 
-bool jj_is(const jj_str *s, const char *text)
+bool sala_jj_is(const jj_str *s, const char *text)
 {
     return s->bytes == strlen(text) && memcmp(s->data, text, s->bytes) == 0;
 }
 
-size_t jj_find(jj *j, const jj_str *s, size_t from, const jj_str *what)
+size_t sala_jj_find(jj *j, const jj_str *s, size_t from, const jj_str *what)
 {
     if (from > s->bytes || what->bytes > s->bytes - from)
         return SIZE_MAX;
@@ -334,17 +336,17 @@ size_t jj_find(jj *j, const jj_str *s, size_t from, const jj_str *what)
     const char *end = s->data + s->bytes - what->bytes + 1, *p = s->data + from;
     while (p < end && (p = memchr(p, what->data[0], (size_t)(end - p))) != NULL) {
         if (memcmp(p, what->data, what->bytes) == 0) {
-            jj_step(j, ((size_t)(p - s->data) - from) / 64 + 1);
+            sala_jj_step(j, ((size_t)(p - s->data) - from) / 64 + 1);
             return (size_t)(p - s->data);
         }
-        jj_step(j, 1 + what->bytes / 64); /* candidates are what makes a search slow */
+        sala_jj_step(j, 1 + what->bytes / 64); /* candidates are what makes a search slow */
         p++;
     }
-    jj_step(j, (s->bytes - from) / 64);
+    sala_jj_step(j, (s->bytes - from) / 64);
     return SIZE_MAX;
 }
 
-uint32_t jj_cp(const jj_str *s, size_t at, size_t *len)
+uint32_t sala_jj_cp(const jj_str *s, size_t at, size_t *len)
 {
     uint32_t cp = 0;
     const int n = sala_utf8_decode(s->data + at, s->bytes - at, &cp);
@@ -352,7 +354,7 @@ uint32_t jj_cp(const jj_str *s, size_t at, size_t *len)
     return cp;
 }
 
-bool jj_is_space(uint32_t cp)
+bool sala_jj_is_space(uint32_t cp)
 {
     return (cp >= 9 && cp <= 13) || (cp >= 28 && cp <= 32) || cp == 0x85 || cp == 0xA0 || cp == 0x1680 ||
            (cp >= 0x2000 && cp <= 0x200A) || cp == 0x2028 || cp == 0x2029 || cp == 0x202F || cp == 0x205F ||

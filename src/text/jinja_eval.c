@@ -17,7 +17,7 @@ static flow exec_body(jj *j, const jj_body *body);
 
 static jj_scope *new_scope(jj *j, jj_scope *parent)
 {
-    jj_scope *s = jj_alloc(j, sizeof *s);
+    jj_scope *s = sala_jj_alloc(j, sizeof *s);
     *s = (jj_scope){.parent = parent};
     return s;
 }
@@ -29,7 +29,7 @@ static void bind(jj *j, jj_scope *s, const char *name, jj_val v)
             b->value = v;
             return;
         }
-    jj_binding *b = jj_alloc(j, sizeof *b);
+    jj_binding *b = sala_jj_alloc(j, sizeof *b);
     *b = (jj_binding){name, v, s->vars};
     s->vars = b;
 }
@@ -40,13 +40,13 @@ static jj_val lookup(jj *j, const char *name)
         for (const jj_binding *b = s->vars; b; b = b->next)
             if (b->name == name)
                 return b->value;
-    const jj_val *v = jj_dict_get_text(j, j->vars.u.d, name);
+    const jj_val *v = sala_jj_dict_get_text(j, j->vars.u.d, name);
     if (v)
         return *v;
-    const jj_global *g = jj_find_global(name);
+    const jj_global *g = sala_jj_find_global(name);
     if (g)
         return (jj_val){.kind = JJ_GLOBAL, .u.global = g};
-    return jj_undefined(j, name);
+    return sala_jj_undefined(j, name);
 }
 
 static void assign(jj *j, const jj_node *target, jj_val v)
@@ -56,14 +56,14 @@ static void assign(jj *j, const jj_node *target, jj_val v)
     } else if (target->kind == JN_NSREF) {
         const jj_val ns = lookup(j, target->name);
         if (ns.kind != JJ_NAMESPACE)
-            jj_fail(j, SALA_E_TEMPLATE, "'%s' is not a namespace: its attributes cannot be set", target->name);
+            sala_jj_fail(j, SALA_E_TEMPLATE, "'%s' is not a namespace: its attributes cannot be set", target->name);
         if (target->value.u.s->data[0] == '_')
-            jj_fail(j, SALA_E_TEMPLATE, "names in a namespace cannot begin with an underscore");
-        jj_dict_set(j, ns.u.d, target->value, v);
+            sala_jj_fail(j, SALA_E_TEMPLATE, "names in a namespace cannot begin with an underscore");
+        sala_jj_dict_set(j, ns.u.d, target->value, v);
     } else {
-        const jj_list *l = jj_items(j, v);
+        const jj_list *l = sala_jj_items(j, v);
         if (l->n != target->n_kids)
-            jj_fail(j, SALA_E_TEMPLATE, "%zu values for %zu names", l->n, target->n_kids);
+            sala_jj_fail(j, SALA_E_TEMPLATE, "%zu values for %zu names", l->n, target->n_kids);
         for (size_t i = 0; i < l->n; i++)
             assign(j, target->kids[i], l->v[i]);
     }
@@ -75,7 +75,7 @@ static void push_arg(jj *j, jj_args *args, size_t *cap, const char *name, jj_val
 {
     if (args->n == *cap) {
         const size_t more = *cap ? 2 * *cap : 4;
-        args->v = jj_grow(j, args->v, *cap * sizeof *args->v, more * sizeof *args->v);
+        args->v = sala_jj_grow(j, args->v, *cap * sizeof *args->v, more * sizeof *args->v);
         *cap = more;
     }
     args->v[args->n++] = (jj_arg){name, v};
@@ -84,14 +84,14 @@ static void push_arg(jj *j, jj_args *args, size_t *cap, const char *name, jj_val
 static jj_args eval_args(jj *j, const jj_node *n, jj_val caller)
 {
     size_t cap = n->n_kids + n->n_kwargs + 1;
-    jj_args args = {.v = jj_alloc_array(j, cap, sizeof *args.v)};
+    jj_args args = {.v = sala_jj_alloc_array(j, cap, sizeof *args.v)};
     for (size_t i = 0; i < n->n_kids; i++)
         push_arg(j, &args, &cap, NULL, eval(j, n->kids[i]));
     if (n->star) {
-        const jj_list *l = jj_items(j, eval(j, n->star));
+        const jj_list *l = sala_jj_items(j, eval(j, n->star));
         for (size_t i = 0; i < l->n; i++)
             push_arg(j, &args, &cap, NULL, l->v[i]);
-        jj_step(j, l->n);
+        sala_jj_step(j, l->n);
     }
     args.n_pos = args.n;
     for (size_t i = 0; i < n->n_kwargs; i++)
@@ -99,13 +99,13 @@ static jj_args eval_args(jj *j, const jj_node *n, jj_val caller)
     if (n->star2) {
         const jj_val v = eval(j, n->star2);
         if (v.kind != JJ_DICT)
-            jj_fail(j, SALA_E_TEMPLATE, "a mapping has to follow **, found %s", jj_type_name(v));
+            sala_jj_fail(j, SALA_E_TEMPLATE, "a mapping has to follow **, found %s", sala_jj_type_name(v));
         for (size_t i = 0; i < v.u.d->n; i++) {
-            const jj_str *key = jj_want_str(j, v.u.d->v[i].key, "a name behind **");
-            const char *name = jj_text(j, key->data, key->bytes);
+            const jj_str *key = sala_jj_want_str(j, v.u.d->v[i].key, "a name behind **");
+            const char *name = sala_jj_text(j, key->data, key->bytes);
             for (size_t k = args.n_pos; k < args.n; k++)
                 if (strcmp(args.v[k].name, name) == 0)
-                    jj_fail(j, SALA_E_TEMPLATE, "argument '%s' is given twice", name);
+                    sala_jj_fail(j, SALA_E_TEMPLATE, "argument '%s' is given twice", name);
             push_arg(j, &args, &cap, name, v.u.d->v[i].value);
         }
     }
@@ -114,19 +114,19 @@ static jj_args eval_args(jj *j, const jj_node *n, jj_val caller)
     return args;
 }
 
-jj_val jj_call_macro(jj *j, const jj_macro *m, const jj_args *args)
+jj_val sala_jj_call_macro(jj *j, const jj_macro *m, const jj_args *args)
 {
     const jj_node *n = m->node;
     jj_scope *const scope_before = j->scope, *scope = new_scope(j, m->scope);
     jj_builder *const out_before = j->out, body = {.j = j};
     const int line = j->line;
     const char *name = n->kind == JN_MACRO ? n->name : "caller";
-    bool *taken = jj_alloc(j, args->n + 1);
+    bool *taken = sala_jj_alloc(j, args->n + 1);
     memset(taken, 0, args->n + 1);
-    jj_enter(j);
+    sala_jj_enter(j);
     bool has_caller = false;
     for (size_t i = 0; i < n->n_params; i++) {
-        jj_val v = jj_missing;
+        jj_val v = sala_jj_missing;
         if (i < args->n_pos) {
             v = args->v[i].value;
             taken[i] = true;
@@ -141,12 +141,12 @@ jj_val jj_call_macro(jj *j, const jj_macro *m, const jj_args *args)
             j->scope = scope;
             v = eval(j, n->kids[i]);
         } else if (v.kind == JJ_MISSING) {
-            v = jj_undefined_hint(j, "a parameter of the macro was not given");
+            v = sala_jj_undefined_hint(j, "a parameter of the macro was not given");
         }
         bind(j, scope, n->params[i], v);
     }
     if ((n->flags & JF_CALLER) && !has_caller) {
-        jj_val v = jj_undefined_hint(j, "the macro was not called by a call block: there is no caller");
+        jj_val v = sala_jj_undefined_hint(j, "the macro was not called by a call block: there is no caller");
         for (size_t k = args->n_pos; k < args->n; k++)
             if (strcmp(args->v[k].name, "caller") == 0) {
                 v = args->v[k].value;
@@ -155,24 +155,24 @@ jj_val jj_call_macro(jj *j, const jj_macro *m, const jj_args *args)
         bind(j, scope, j->t->name_caller, v);
     }
     if (n->flags & JF_KWARGS) {
-        jj_dict *d = jj_dict_new(j, 0);
+        jj_dict *d = sala_jj_dict_new(j, 0);
         for (size_t k = args->n_pos; k < args->n; k++)
             if (!taken[k])
-                jj_dict_set(j, d, jj_lit(j, args->v[k].name), args->v[k].value);
+                sala_jj_dict_set(j, d, sala_jj_lit(j, args->v[k].name), args->v[k].value);
         bind(j, scope, j->t->name_kwargs, (jj_val){.kind = JJ_DICT, .u.d = d});
     }
     if (n->flags & JF_VARARGS) {
-        jj_list *l = jj_list_new(j, 0);
+        jj_list *l = sala_jj_list_new(j, 0);
         for (size_t i = n->n_params; i < args->n_pos; i++)
-            jj_push(j, l, args->v[i].value);
+            sala_jj_push(j, l, args->v[i].value);
         bind(j, scope, j->t->name_varargs, (jj_val){.kind = JJ_TUPLE, .u.l = l});
     }
     for (size_t k = 0; k < args->n; k++) {
         if (taken[k] || (k < args->n_pos ? n->flags & JF_VARARGS : n->flags & JF_KWARGS))
             continue;
         if (k < args->n_pos)
-            jj_fail(j, SALA_E_TEMPLATE, "macro '%s' takes no more than %zu arguments", name, n->n_params);
-        jj_fail(j, SALA_E_TEMPLATE, "macro '%s' takes no argument '%s'", name, args->v[k].name);
+            sala_jj_fail(j, SALA_E_TEMPLATE, "macro '%s' takes no more than %zu arguments", name, n->n_params);
+        sala_jj_fail(j, SALA_E_TEMPLATE, "macro '%s' takes no argument '%s'", name, args->v[k].name);
     }
     j->scope = scope;
     j->out = &body;
@@ -180,7 +180,7 @@ jj_val jj_call_macro(jj *j, const jj_macro *m, const jj_args *args)
     j->out = out_before;
     j->scope = scope_before;
     j->line = line;
-    jj_leave(j);
+    sala_jj_leave(j);
     return jj_finish_val(&body);
 }
 
@@ -188,18 +188,18 @@ jj_val jj_call_macro(jj *j, const jj_macro *m, const jj_args *args)
 
 static jj_val make_list(jj *j, const jj_node *n, jj_kind kind)
 {
-    jj_list *l = jj_list_new(j, n->n_kids);
+    jj_list *l = sala_jj_list_new(j, n->n_kids);
     for (size_t i = 0; i < n->n_kids; i++)
-        jj_push(j, l, eval(j, n->kids[i]));
+        sala_jj_push(j, l, eval(j, n->kids[i]));
     return (jj_val){.kind = kind, .u.l = l};
 }
 
 static jj_val make_dict(jj *j, const jj_node *n)
 {
-    jj_dict *d = jj_dict_new(j, n->n_kids / 2);
+    jj_dict *d = sala_jj_dict_new(j, n->n_kids / 2);
     for (size_t i = 0; i < n->n_kids; i += 2) {
         const jj_val key = eval(j, n->kids[i]);
-        jj_dict_set(j, d, key, eval(j, n->kids[i + 1]));
+        sala_jj_dict_set(j, d, key, eval(j, n->kids[i + 1]));
     }
     return (jj_val){.kind = JJ_DICT, .u.d = d};
 }
@@ -212,11 +212,11 @@ static jj_val compare(jj *j, const jj_node *n)
         const jj_tok op = n->ops[i];
         bool yes;
         if (op == JT_EQ || op == JT_NE)
-            yes = jj_equal(j, left, right) == (op == JT_EQ);
+            yes = sala_jj_equal(j, left, right) == (op == JT_EQ);
         else if (op == JT_IN || op == JT_NOT_IN)
-            yes = jj_contains(j, left, right) == (op == JT_IN);
+            yes = sala_jj_contains(j, left, right) == (op == JT_IN);
         else {
-            const int c = jj_order(j, left, right, jj_tok_text(op));
+            const int c = sala_jj_order(j, left, right, sala_jj_tok_text(op));
             yes = op == JT_LT ? c == -1 : op == JT_LE ? c == -1 || c == 0 : op == JT_GT ? c == 1 : c == 1 || c == 0;
         }
         if (!yes)
@@ -230,26 +230,26 @@ static jj_val negate(jj *j, jj_val v, bool minus)
 {
     int64_t i;
     if (v.kind == JJ_UNDEFINED)
-        jj_fail_undefined(j, v);
+        sala_jj_fail_undefined(j, v);
     if (v.kind == JJ_FLOAT)
         return jj_float(minus ? -v.u.f : v.u.f);
-    if (!jj_is_int(v, &i))
-        jj_fail(j, SALA_E_TEMPLATE, "a sign in front of a %s", jj_type_name(v));
+    if (!sala_jj_is_int(v, &i))
+        sala_jj_fail(j, SALA_E_TEMPLATE, "a sign in front of a %s", sala_jj_type_name(v));
     if (minus && i == INT64_MIN)
-        jj_fail(j, SALA_E_LIMIT, "an integer beyond 64 bits");
+        sala_jj_fail(j, SALA_E_LIMIT, "an integer beyond 64 bits");
     return jj_int(minus ? -i : i);
 }
 
 static jj_val eval_or_missing(jj *j, const jj_node *n)
 {
-    return n ? eval(j, n) : jj_missing;
+    return n ? eval(j, n) : sala_jj_missing;
 }
 
 static jj_val eval_concat(jj *j, const jj_node *n)
 {
     jj_builder b = {.j = j};
     for (size_t i = 0; i < n->n_kids; i++)
-        jj_put_val(&b, eval(j, n->kids[i]));
+        sala_jj_put_val(&b, eval(j, n->kids[i]));
     return jj_finish_val(&b);
 }
 
@@ -267,24 +267,24 @@ static jj_val eval_node(jj *j, const jj_node *n)
     case JN_DICT:
         return make_dict(j, n);
     case JN_COND:
-        if (jj_truth(j, eval(j, n->a)))
+        if (sala_jj_truth(j, eval(j, n->a)))
             return eval(j, n->b);
-        return n->c ? eval(j, n->c) : jj_undefined_hint(j, "an inline 'if' was false and has no 'else'");
+        return n->c ? eval(j, n->c) : sala_jj_undefined_hint(j, "an inline 'if' was false and has no 'else'");
     case JN_OR: {
         const jj_val v = eval(j, n->a);
-        return jj_truth(j, v) ? v : eval(j, n->b);
+        return sala_jj_truth(j, v) ? v : eval(j, n->b);
     }
     case JN_AND: {
         const jj_val v = eval(j, n->a);
-        return jj_truth(j, v) ? eval(j, n->b) : v;
+        return sala_jj_truth(j, v) ? eval(j, n->b) : v;
     }
     case JN_NOT:
-        return jj_bool(!jj_truth(j, eval(j, n->a)));
+        return jj_bool(!sala_jj_truth(j, eval(j, n->a)));
     case JN_COMPARE:
         return compare(j, n);
     case JN_BINARY: {
         const jj_val a = eval(j, n->a), b = eval(j, n->b);
-        return jj_binary(j, n->op, a, b);
+        return sala_jj_binary(j, n->op, a, b);
     }
     case JN_CONCAT:
         return eval_concat(j, n);
@@ -292,52 +292,52 @@ static jj_val eval_node(jj *j, const jj_node *n)
     case JN_POS:
         return negate(j, eval(j, n->a), n->kind == JN_NEG);
     case JN_GETATTR:
-        return jj_getattr(j, eval(j, n->a), n->name);
+        return sala_jj_getattr(j, eval(j, n->a), n->name);
     case JN_GETITEM: {
         const jj_val v = eval(j, n->a);
         if (n->b->kind != JN_SLICE)
-            return jj_getitem(j, v, eval(j, n->b));
+            return sala_jj_getitem(j, v, eval(j, n->b));
         const jj_val lo = eval_or_missing(j, n->b->a), hi = eval_or_missing(j, n->b->b);
-        return jj_slice(j, v, lo, hi, eval_or_missing(j, n->b->c));
+        return sala_jj_slice(j, v, lo, hi, eval_or_missing(j, n->b->c));
     }
     case JN_SLICE:
-        jj_fail(j, SALA_E_UNSUPPORTED, "slices in several dimensions are not supported");
+        sala_jj_fail(j, SALA_E_UNSUPPORTED, "slices in several dimensions are not supported");
     case JN_CALL: {
         const jj_val f = eval(j, n->a);
-        const jj_args args = eval_args(j, n, jj_missing);
+        const jj_args args = eval_args(j, n, sala_jj_missing);
         j->line = n->line;
-        return jj_call(j, f, &args);
+        return sala_jj_call(j, f, &args);
     }
     case JN_FILTER: {
         const jj_val v = n->a ? eval(j, n->a) : j->block_text;
-        const jj_args args = eval_args(j, n, jj_missing);
+        const jj_args args = eval_args(j, n, sala_jj_missing);
         j->line = n->line;
         if (!n->fn)
-            jj_fail(j, SALA_E_TEMPLATE, "there is no filter '%s'", n->name);
-        return jj_apply(j, n->fn, "filter", v, &args);
+            sala_jj_fail(j, SALA_E_TEMPLATE, "there is no filter '%s'", n->name);
+        return sala_jj_apply(j, n->fn, "filter", v, &args);
     }
     case JN_TEST: {
         const jj_val v = eval(j, n->a);
-        const jj_args args = eval_args(j, n, jj_missing);
+        const jj_args args = eval_args(j, n, sala_jj_missing);
         j->line = n->line;
         if (!n->fn)
-            jj_fail(j, SALA_E_TEMPLATE, "there is no test '%s'", n->name);
-        return jj_apply(j, n->fn, "test", v, &args);
+            sala_jj_fail(j, SALA_E_TEMPLATE, "there is no test '%s'", n->name);
+        return sala_jj_apply(j, n->fn, "test", v, &args);
     }
     default:
-        jj_fail(j, SALA_E_TEMPLATE, "'%s' cannot be read", n->name);
+        sala_jj_fail(j, SALA_E_TEMPLATE, "'%s' cannot be read", n->name);
     }
 }
 
 static void deeper(jj *j)
 {
     if (++j->nest > j->max_nest)
-        jj_fail(j, SALA_E_LIMIT, "the template nests deeper than %d levels", j->max_nest);
+        sala_jj_fail(j, SALA_E_LIMIT, "the template nests deeper than %d levels", j->max_nest);
 }
 
 static jj_val eval(jj *j, const jj_node *n)
 {
-    jj_step(j, 1);
+    sala_jj_step(j, 1);
     deeper(j);
     j->line = n->line;
     const jj_val v = eval_node(j, n);
@@ -352,12 +352,12 @@ static bool pull(jj *j, jj_loop *l, jj_val *out)
 {
     while (l->at < l->src->n) {
         const jj_val item = l->src->v[l->at++];
-        jj_step(j, 1);
+        sala_jj_step(j, 1);
         if (l->filtered) {
             jj_scope *before = j->scope;
             j->scope = new_scope(j, l->outer);
             assign(j, l->node->a, item);
-            const bool pass = jj_truth(j, eval(j, l->node->c));
+            const bool pass = sala_jj_truth(j, eval(j, l->node->c));
             j->scope = before;
             if (!pass)
                 continue;
@@ -368,21 +368,21 @@ static bool pull(jj *j, jj_loop *l, jj_val *out)
     return false;
 }
 
-bool jj_loop_peek(jj *j, jj_loop *l)
+bool sala_jj_loop_peek(jj *j, jj_loop *l)
 {
     if (!l->has_after)
         l->has_after = pull(j, l, &l->after);
     return l->has_after;
 }
 
-int64_t jj_loop_length(jj *j, jj_loop *l)
+int64_t sala_jj_loop_length(jj *j, jj_loop *l)
 {
     if (l->length >= 0)
         return l->length;
-    jj_list *rest = jj_list_new(j, 0);
+    jj_list *rest = sala_jj_list_new(j, 0);
     jj_val v;
     while (pull(j, l, &v))
-        jj_push(j, rest, v);
+        sala_jj_push(j, rest, v);
     l->src = rest;
     l->at = 0;
     l->filtered = false;
@@ -406,11 +406,11 @@ static bool next_turn(jj *j, jj_loop *l)
 
 static flow exec_for(jj *j, const jj_node *n, jj_scope *outer, jj_val items, int depth0)
 {
-    jj_loop *l = jj_alloc(j, sizeof *l);
-    *l = (jj_loop){.node = n, .outer = outer, .src = jj_items(j, items), .index0 = -1, .depth0 = depth0};
+    jj_loop *l = sala_jj_alloc(j, sizeof *l);
+    *l = (jj_loop){.node = n, .outer = outer, .src = sala_jj_items(j, items), .index0 = -1, .depth0 = depth0};
     l->filtered = n->c != NULL;
     l->length = l->filtered ? -1 : (int64_t)l->src->n;
-    l->current = l->before = l->after = jj_none;
+    l->current = l->before = l->after = sala_jj_none;
     jj_scope *before = j->scope;
     bool otherwise = true;
     while (next_turn(j, l)) {
@@ -433,18 +433,18 @@ static flow exec_for(jj *j, const jj_node *n, jj_scope *outer, jj_val items, int
     return FLOW_ON;
 }
 
-jj_val jj_call_loop(jj *j, const jj_loop *l, jj_val items)
+jj_val sala_jj_call_loop(jj *j, const jj_loop *l, jj_val items)
 {
     if (!(l->node->flags & JF_RECURSIVE))
-        jj_fail(j, SALA_E_TEMPLATE, "the loop has to be marked 'recursive' to be called");
+        sala_jj_fail(j, SALA_E_TEMPLATE, "the loop has to be marked 'recursive' to be called");
     jj_builder *before = j->out, out = {.j = j};
     const int line = j->line;
-    jj_enter(j);
+    sala_jj_enter(j);
     j->out = &out;
     exec_for(j, l->node, l->outer, items, l->depth0 + 1);
     j->out = before;
     j->line = line;
-    jj_leave(j);
+    sala_jj_leave(j);
     return jj_finish_val(&out);
 }
 
@@ -478,7 +478,7 @@ static jj_val captured(jj *j, const jj_node *n, flow *f)
 
 static jj_val new_macro(jj *j, const jj_node *n)
 {
-    jj_macro *m = jj_alloc(j, sizeof *m);
+    jj_macro *m = sala_jj_alloc(j, sizeof *m);
     *m = (jj_macro){n, j->scope};
     return (jj_val){.kind = JJ_MACRO, .u.macro = m};
 }
@@ -502,7 +502,7 @@ static flow exec_with(jj *j, const jj_node *n)
 static flow exec_if(jj *j, const jj_node *n)
 {
     for (size_t i = 0; i < n->n_kids; i++)
-        if (jj_truth(j, eval(j, n->kids[i])))
+        if (sala_jj_truth(j, eval(j, n->kids[i])))
             return exec_body(j, &n->bodies[i]);
     return n->n_bodies > n->n_kids ? exec_body(j, &n->bodies[n->n_kids]) : FLOW_ON;
 }
@@ -513,11 +513,11 @@ static flow exec(jj *j, const jj_node *n)
     jj_val v;
     switch (n->kind) {
     case JN_DATA:
-        jj_put_str(j->out, n->value.u.s);
+        sala_jj_put_str(j->out, n->value.u.s);
         break;
     case JN_OUTPUT:
         for (size_t i = 0; i < n->n_kids; i++)
-            jj_put_val(j->out, eval(j, n->kids[i]));
+            sala_jj_put_val(j->out, eval(j, n->kids[i]));
         break;
     case JN_IF:
         return exec_if(j, n);
@@ -538,33 +538,34 @@ static flow exec(jj *j, const jj_node *n)
     case JN_CALL_BLOCK: {
         const jj_val callee = eval(j, n->b->a);
         const jj_args args = eval_args(j, n->b, new_macro(j, n));
-        jj_put_val(j->out, jj_call(j, callee, &args));
+        sala_jj_put_val(j->out, sala_jj_call(j, callee, &args));
         break;
     }
     case JN_FILTER_BLOCK:
         v = captured(j, n, &f);
         if (f == FLOW_ON)
-            jj_put_val(j->out, v);
+            sala_jj_put_val(j->out, v);
         break;
     case JN_WITH:
         return exec_with(j, n);
     case JN_BLOCK:
         if (n->flags & JF_REQUIRED)
-            jj_fail(j, SALA_E_TEMPLATE, "required block '%s' has no content", n->name);
+            sala_jj_fail(j, SALA_E_TEMPLATE, "required block '%s' has no content", n->name);
         in_new_scope(j, &n->bodies[0], n->flags & JF_SCOPED ? j->scope : j->root);
         break;
     case JN_SCOPE:
         return in_new_scope(j, &n->bodies[0], j->scope);
     case JN_AUTOESCAPE:
-        if (jj_truth(j, eval(j, n->b)))
-            jj_fail(j, SALA_E_UNSUPPORTED, "autoescape is not supported");
+        if (sala_jj_truth(j, eval(j, n->b)))
+            sala_jj_fail(j, SALA_E_UNSUPPORTED, "autoescape is not supported");
         return in_new_scope(j, &n->bodies[0], j->scope);
     case JN_BREAK:
         return FLOW_BREAK;
     case JN_CONTINUE:
         return FLOW_CONTINUE;
     default:
-        jj_fail(j, SALA_E_UNSUPPORTED, "'%s' is not supported: there are no other templates to take from", n->name);
+        sala_jj_fail(j, SALA_E_UNSUPPORTED, "'%s' is not supported: there are no other templates to take from",
+                     n->name);
     }
     return f;
 }
@@ -574,7 +575,7 @@ static flow exec_body(jj *j, const jj_body *body)
     deeper(j);
     flow f = FLOW_ON;
     for (size_t i = 0; i < body->n && f == FLOW_ON; i++) {
-        jj_step(j, 1);
+        sala_jj_step(j, 1);
         j->line = body->v[i]->line;
         f = exec(j, body->v[i]);
     }
@@ -599,14 +600,14 @@ sala_status sala_jinja_compile(sala_jinja **out, const char *source, size_t byte
     *j = (jj){.err = err, .max_steps = UINT64_MAX / 2, .max_made = UINT64_MAX / 2, .max_depth = 200};
     j->max_held = ((uint64_t)64 << 20) + 512 * (uint64_t)bytes;
     if (setjmp(j->escape) == 0) {
-        t->body = jj_parse(j, t, source, bytes);
+        t->body = sala_jj_parse(j, t, source, bytes);
         t->blocks = j->blocks;
         *out = t;
         free(j);
         return SALA_OK;
     }
     const sala_status status = j->status;
-    jj_drop_arena(j->blocks);
+    sala_jj_drop_arena(j->blocks);
     free(j);
     free(t);
     return status;
@@ -615,7 +616,7 @@ sala_status sala_jinja_compile(sala_jinja **out, const char *source, size_t byte
 void sala_jinja_free(sala_jinja *t)
 {
     if (t) {
-        jj_drop_arena(t->blocks);
+        sala_jj_drop_arena(t->blocks);
         free(t);
     }
 }
@@ -640,7 +641,7 @@ static sala_status hand_out(const jj_str *s, char **text, sala_jinja_span **span
         size_t end = s->from ? i + 1 : s->bytes;
         while (s->from && end < s->bytes && s->from[end] == s->from[i])
             end++;
-        runs[n++] = (sala_jinja_span){i, end, jj_is_input(s, i)};
+        runs[n++] = (sala_jinja_span){i, end, sala_jj_is_input(s, i)};
         i = end;
     }
     *text = copy;
@@ -653,9 +654,10 @@ static sala_status hand_out(const jj_str *s, char **text, sala_jinja_span **span
     return SALA_OK;
 }
 
-sala_status jj_render(const sala_jinja *t, const json_t *vars, int64_t now, const sala_jinja_limits *limits,
-                      bool (*trusts)(void *user, int depth, const char *key, const json_t *value), void *trust_user,
-                      char **text, size_t *bytes, sala_jinja_span **spans, size_t *n_spans, sala_error *err)
+sala_status sala_jj_render(const sala_jinja *t, const json_t *vars, int64_t now, const sala_jinja_limits *limits,
+                           bool (*trusts)(void *user, int depth, const char *key, const json_t *value),
+                           void *trust_user, char **text, size_t *bytes, sala_jinja_span **spans, size_t *n_spans,
+                           sala_error *err)
 {
     static const sala_jinja_limits none;
     const sala_jinja_limits *l = limits ? limits : &none;
@@ -677,23 +679,23 @@ sala_status jj_render(const sala_jinja *t, const json_t *vars, int64_t now, cons
     j->max_held = ((uint64_t)256 << 20) + 2 * j->max_made;
     j->max_depth = l->max_depth > 0 ? l->max_depth : 200;
     j->max_nest = 10 * (j->max_depth < 200 ? j->max_depth : 200);
-    j->block_text = jj_none;
+    j->block_text = sala_jj_none;
     sala_status status;
     if (setjmp(j->escape) == 0) {
-        jj_builder *out = jj_alloc(j, sizeof *out);
+        jj_builder *out = sala_jj_alloc(j, sizeof *out);
         *out = (jj_builder){.j = j};
-        j->vars = jj_from_json(j, vars, 0);
+        j->vars = sala_jj_from_json(j, vars, 0);
         j->scope = j->root = new_scope(j, NULL);
         j->out = out;
         exec_body(j, &t->body);
-        const jj_str *s = jj_finish(out);
+        const jj_str *s = sala_jj_finish(out);
         status = hand_out(s, text, spans, n_spans, err);
         if (status == SALA_OK)
             *bytes = s->bytes;
     } else {
         status = j->status;
     }
-    jj_drop_arena(j->blocks);
+    sala_jj_drop_arena(j->blocks);
     free(j);
     return status;
 }
@@ -701,5 +703,5 @@ sala_status jj_render(const sala_jinja *t, const json_t *vars, int64_t now, cons
 sala_status sala_jinja_render(const sala_jinja *t, const json_t *vars, int64_t now, const sala_jinja_limits *limits,
                               char **text, size_t *bytes, sala_jinja_span **spans, size_t *n_spans, sala_error *err)
 {
-    return jj_render(t, vars, now, limits, NULL, NULL, text, bytes, spans, n_spans, err);
+    return sala_jj_render(t, vars, now, limits, NULL, NULL, text, bytes, spans, n_spans, err);
 }

@@ -11,7 +11,7 @@ static bool given(jj_val v)
 
 static bool flag(jj *j, jj_val v)
 {
-    return given(v) && jj_truth(j, v);
+    return given(v) && sala_jj_truth(j, v);
 }
 
 /* ---- attributes of items ---- */
@@ -22,7 +22,7 @@ static jj_val pick(jj *j, jj_val item, jj_val path, jj_val otherwise)
     if (path.kind == JJ_MISSING || path.kind == JJ_NONE)
         return item;
     if (path.kind != JJ_STR)
-        return jj_getitem(j, item, path);
+        return sala_jj_getitem(j, item, path);
     const jj_str *s = path.u.s;
     for (size_t at = 0; at <= s->bytes;) {
         const char *dot = s->bytes > at ? memchr(s->data + at, '.', s->bytes - at) : NULL;
@@ -31,10 +31,10 @@ static jj_val pick(jj *j, jj_val item, jj_val path, jj_val otherwise)
         for (size_t i = at; i < end; i++)
             number = number && s->data[i] >= '0' && s->data[i] <= '9';
         int64_t i;
-        if (number && jj_parse_int(s->data + at, end - at, 10, &i))
-            item = jj_getitem(j, item, jj_int(i));
+        if (number && sala_jj_parse_int(s->data + at, end - at, 10, &i))
+            item = sala_jj_getitem(j, item, jj_int(i));
         else
-            item = jj_getitem(j, item, jj_str_val(jj_sub(j, s, at, end - at)));
+            item = sala_jj_getitem(j, item, jj_str_val(sala_jj_sub(j, s, at, end - at)));
         if (item.kind == JJ_UNDEFINED && given(otherwise) && otherwise.kind != JJ_NONE)
             item = otherwise;
         at = end + 1;
@@ -44,7 +44,7 @@ static jj_val pick(jj *j, jj_val item, jj_val path, jj_val otherwise)
 
 static jj_val fold_case(jj *j, jj_val v, bool case_sensitive)
 {
-    return !case_sensitive && v.kind == JJ_STR ? jj_str_lower(j, v, NULL) : v;
+    return !case_sensitive && v.kind == JJ_STR ? sala_jj_str_lower(j, v, NULL) : v;
 }
 
 /* ---- sorting ---- */
@@ -56,7 +56,7 @@ typedef struct keyed {
 /* Stable; `reverse` keeps equal items in their order too, as Python's sort does. */
 static void sort_keyed(jj *j, keyed *v, size_t n, bool reverse)
 {
-    keyed *from = v, *to = jj_alloc_array(j, n, sizeof *to);
+    keyed *from = v, *to = sala_jj_alloc_array(j, n, sizeof *to);
     for (size_t width = 1; width < n; width *= 2) {
         for (size_t lo = 0; lo < n; lo += 2 * width) {
             const size_t mid = lo + width < n ? lo + width : n, hi = lo + 2 * width < n ? lo + 2 * width : n;
@@ -64,8 +64,8 @@ static void sort_keyed(jj *j, keyed *v, size_t n, bool reverse)
             for (size_t k = lo; k < hi; k++) {
                 bool second = a >= mid;
                 if (!second && b < hi)
-                    second = reverse ? jj_order(j, from[a].key, from[b].key, "<") == -1
-                                     : jj_order(j, from[b].key, from[a].key, "<") == -1;
+                    second = reverse ? sala_jj_order(j, from[a].key, from[b].key, "<") == -1
+                                     : sala_jj_order(j, from[b].key, from[a].key, "<") == -1;
                 to[k] = second ? from[b++] : from[a++];
             }
         }
@@ -79,7 +79,7 @@ static void sort_keyed(jj *j, keyed *v, size_t n, bool reverse)
 
 static keyed *keyed_items(jj *j, const jj_list *l)
 {
-    keyed *v = jj_alloc_array(j, l->n, sizeof *v);
+    keyed *v = sala_jj_alloc_array(j, l->n, sizeof *v);
     for (size_t i = 0; i < l->n; i++)
         v[i] = (keyed){l->v[i], l->v[i]};
     return v;
@@ -87,28 +87,28 @@ static keyed *keyed_items(jj *j, const jj_list *l)
 
 static jj_list *items_of(jj *j, const keyed *v, size_t n)
 {
-    jj_list *l = jj_list_new(j, n);
+    jj_list *l = sala_jj_list_new(j, n);
     for (size_t i = 0; i < n; i++)
-        jj_push(j, l, v[i].item);
+        sala_jj_push(j, l, v[i].item);
     return l;
 }
 
 static jj_val filter_sort(jj *j, jj_val in, const jj_val *a)
 {
-    const jj_list *l = jj_items(j, in);
+    const jj_list *l = sala_jj_items(j, in);
     keyed *v = keyed_items(j, l);
     const bool case_sensitive = flag(j, a[1]);
     /* Keys are lists, one entry for each of the attributes between commas: equal entries need not have an order. */
     const jj_str *s = a[2].kind == JJ_STR ? a[2].u.s : NULL;
     for (size_t i = 0; i < l->n; i++) {
-        jj_list *keys = jj_list_new(j, 1);
+        jj_list *keys = sala_jj_list_new(j, 1);
         if (!s)
-            jj_push(j, keys, fold_case(j, pick(j, l->v[i], a[2], jj_missing), case_sensitive));
+            sala_jj_push(j, keys, fold_case(j, pick(j, l->v[i], a[2], sala_jj_missing), case_sensitive));
         for (size_t at = 0; s && at <= s->bytes;) {
             const char *comma = s->bytes > at ? memchr(s->data + at, ',', s->bytes - at) : NULL;
             const size_t end = comma ? (size_t)(comma - s->data) : s->bytes;
-            const jj_val path = jj_str_val(jj_sub(j, s, at, end - at));
-            jj_push(j, keys, fold_case(j, pick(j, l->v[i], path, jj_missing), case_sensitive));
+            const jj_val path = jj_str_val(sala_jj_sub(j, s, at, end - at));
+            sala_jj_push(j, keys, fold_case(j, pick(j, l->v[i], path, sala_jj_missing), case_sensitive));
             at = end + 1;
         }
         v[i].key = jj_list_val(keys);
@@ -120,16 +120,16 @@ static jj_val filter_sort(jj *j, jj_val in, const jj_val *a)
 static jj_val filter_dictsort(jj *j, jj_val in, const jj_val *a)
 {
     if (in.kind == JJ_UNDEFINED)
-        jj_fail_undefined(j, in);
+        sala_jj_fail_undefined(j, in);
     if (in.kind != JJ_DICT)
-        jj_fail(j, SALA_E_TEMPLATE, "dictsort needs a mapping, found %s", jj_type_name(in));
-    const bool by_value = given(a[1]) && jj_is(jj_want_str(j, a[1], "what dictsort sorts by"), "value");
-    if (given(a[1]) && !by_value && !jj_is(a[1].u.s, "key"))
-        jj_fail(j, SALA_E_TEMPLATE, "dictsort sorts by 'key' or 'value'");
+        sala_jj_fail(j, SALA_E_TEMPLATE, "dictsort needs a mapping, found %s", sala_jj_type_name(in));
+    const bool by_value = given(a[1]) && sala_jj_is(sala_jj_want_str(j, a[1], "what dictsort sorts by"), "value");
+    if (given(a[1]) && !by_value && !sala_jj_is(a[1].u.s, "key"))
+        sala_jj_fail(j, SALA_E_TEMPLATE, "dictsort sorts by 'key' or 'value'");
     const jj_dict *d = in.u.d;
-    keyed *v = jj_alloc_array(j, d->n, sizeof *v);
+    keyed *v = sala_jj_alloc_array(j, d->n, sizeof *v);
     for (size_t i = 0; i < d->n; i++) {
-        v[i].item = jj_tuple2(j, d->v[i].key, d->v[i].value);
+        v[i].item = sala_jj_tuple2(j, d->v[i].key, d->v[i].value);
         v[i].key = fold_case(j, by_value ? d->v[i].value : d->v[i].key, flag(j, a[0]));
     }
     sort_keyed(j, v, d->n, flag(j, a[2]));
@@ -138,20 +138,20 @@ static jj_val filter_dictsort(jj *j, jj_val in, const jj_val *a)
 
 static jj_val filter_groupby(jj *j, jj_val in, const jj_val *a)
 {
-    const jj_list *l = jj_items(j, in);
+    const jj_list *l = sala_jj_items(j, in);
     keyed *v = keyed_items(j, l);
     for (size_t i = 0; i < l->n; i++)
         v[i].key = fold_case(j, pick(j, l->v[i], a[0], a[1]), flag(j, a[2]));
     sort_keyed(j, v, l->n, false);
-    jj_list *out = jj_list_new(j, 0);
+    jj_list *out = sala_jj_list_new(j, 0);
     for (size_t i = 0; i < l->n;) {
-        jj_list *group = jj_list_new(j, 0);
+        jj_list *group = sala_jj_list_new(j, 0);
         size_t k = i;
-        for (; k < l->n && jj_equal(j, v[k].key, v[i].key); k++)
-            jj_push(j, group, v[k].item);
-        jj_val pair = jj_tuple2(j, pick(j, v[i].item, a[0], a[1]), jj_list_val(group));
+        for (; k < l->n && sala_jj_equal(j, v[k].key, v[i].key); k++)
+            sala_jj_push(j, group, v[k].item);
+        jj_val pair = sala_jj_tuple2(j, pick(j, v[i].item, a[0], a[1]), jj_list_val(group));
         pair.u.l->grouped = true;
-        jj_push(j, out, pair);
+        sala_jj_push(j, out, pair);
         i = k;
     }
     return jj_list_val(out);
@@ -159,31 +159,31 @@ static jj_val filter_groupby(jj *j, jj_val in, const jj_val *a)
 
 static jj_val filter_unique(jj *j, jj_val in, const jj_val *a)
 {
-    const jj_list *l = jj_items(j, in);
-    jj_dict *seen = jj_dict_new(j, 0);
-    jj_list *out = jj_list_new(j, 0);
+    const jj_list *l = sala_jj_items(j, in);
+    jj_dict *seen = sala_jj_dict_new(j, 0);
+    jj_list *out = sala_jj_list_new(j, 0);
     for (size_t i = 0; i < l->n; i++) {
-        const jj_val key = fold_case(j, pick(j, l->v[i], a[1], jj_missing), flag(j, a[0]));
-        if (!jj_hashable(key))
-            jj_fail(j, SALA_E_TEMPLATE, "unique cannot compare values of type %s", jj_type_name(key));
-        if (jj_dict_get(j, seen, key))
+        const jj_val key = fold_case(j, pick(j, l->v[i], a[1], sala_jj_missing), flag(j, a[0]));
+        if (!sala_jj_hashable(key))
+            sala_jj_fail(j, SALA_E_TEMPLATE, "unique cannot compare values of type %s", sala_jj_type_name(key));
+        if (sala_jj_dict_get(j, seen, key))
             continue;
-        jj_dict_add(j, seen, key, jj_none);
-        jj_push(j, out, l->v[i]);
+        sala_jj_dict_add(j, seen, key, sala_jj_none);
+        sala_jj_push(j, out, l->v[i]);
     }
     return jj_iter_val(out);
 }
 
 static jj_val extreme(jj *j, jj_val in, const jj_val *a, int sign)
 {
-    const jj_list *l = jj_items(j, in);
+    const jj_list *l = sala_jj_items(j, in);
     if (l->n == 0)
-        return jj_undefined_hint(j, "the sequence is empty: it has no smallest or largest item");
+        return sala_jj_undefined_hint(j, "the sequence is empty: it has no smallest or largest item");
     size_t best = 0;
-    jj_val best_key = fold_case(j, pick(j, l->v[0], a[1], jj_missing), flag(j, a[0]));
+    jj_val best_key = fold_case(j, pick(j, l->v[0], a[1], sala_jj_missing), flag(j, a[0]));
     for (size_t i = 1; i < l->n; i++) {
-        const jj_val key = fold_case(j, pick(j, l->v[i], a[1], jj_missing), flag(j, a[0]));
-        if (jj_order(j, key, best_key, sign < 0 ? "<" : ">") == sign) {
+        const jj_val key = fold_case(j, pick(j, l->v[i], a[1], sala_jj_missing), flag(j, a[0]));
+        if (sala_jj_order(j, key, best_key, sign < 0 ? "<" : ">") == sign) {
             best = i;
             best_key = key;
         }
@@ -213,8 +213,8 @@ static const jj_val *named(const jj_args *args, const char *name)
 
 static const char *first_name(jj *j, const jj_args *args, size_t at)
 {
-    const jj_str *s = jj_want_str(j, args->v[at].value, "the name of a filter or test");
-    return jj_text(j, s->data, s->bytes);
+    const jj_str *s = sala_jj_want_str(j, args->v[at].value, "the name of a filter or test");
+    return sala_jj_text(j, s->data, s->bytes);
 }
 
 static jj_args rest_of(const jj_args *args, size_t skip)
@@ -224,54 +224,54 @@ static jj_args rest_of(const jj_args *args, size_t skip)
 
 static jj_val filter_map(jj *j, jj_val in, const jj_args *args)
 {
-    jj_list *out = jj_list_new(j, 0);
+    jj_list *out = sala_jj_list_new(j, 0);
     const jj_val *attribute = named(args, "attribute"), *otherwise = named(args, "default");
-    if (!jj_truth(j, in)) /* none and 0 too count as empty here */
+    if (!sala_jj_truth(j, in)) /* none and 0 too count as empty here */
         return jj_iter_val(out);
-    const jj_list *l = jj_items(j, in);
+    const jj_list *l = sala_jj_items(j, in);
     if (args->n_pos == 0 && attribute) {
         if (args->n != 1 + (otherwise != NULL))
-            jj_fail(j, SALA_E_TEMPLATE, "map takes 'attribute' and 'default', or the name of a filter");
+            sala_jj_fail(j, SALA_E_TEMPLATE, "map takes 'attribute' and 'default', or the name of a filter");
         for (size_t i = 0; i < l->n; i++)
-            jj_push(j, out, pick(j, l->v[i], *attribute, otherwise ? *otherwise : jj_missing));
+            sala_jj_push(j, out, pick(j, l->v[i], *attribute, otherwise ? *otherwise : sala_jj_missing));
         return jj_iter_val(out);
     }
     if (args->n_pos == 0)
-        jj_fail(j, SALA_E_TEMPLATE, "map needs the name of a filter, or an attribute");
+        sala_jj_fail(j, SALA_E_TEMPLATE, "map needs the name of a filter, or an attribute");
     const char *name = first_name(j, args, 0);
-    const jj_callable *f = jj_find_filter(name);
+    const jj_callable *f = sala_jj_find_filter(name);
     const jj_args rest = rest_of(args, 1);
     if (!f)
-        jj_fail(j, SALA_E_TEMPLATE, "there is no filter '%s'", name);
-    jj_enter(j); /* map('map', 'map', ...) calls itself */
+        sala_jj_fail(j, SALA_E_TEMPLATE, "there is no filter '%s'", name);
+    sala_jj_enter(j); /* map('map', 'map', ...) calls itself */
     for (size_t i = 0; i < l->n; i++)
-        jj_push(j, out, jj_apply(j, f, "filter", l->v[i], &rest));
-    jj_leave(j);
+        sala_jj_push(j, out, sala_jj_apply(j, f, "filter", l->v[i], &rest));
+    sala_jj_leave(j);
     return jj_iter_val(out);
 }
 
 static jj_val choose(jj *j, jj_val in, const jj_args *args, bool by_attribute, bool keep)
 {
-    jj_list *out = jj_list_new(j, 0);
+    jj_list *out = sala_jj_list_new(j, 0);
     const size_t off = by_attribute;
     const jj_callable *test = NULL;
     jj_args rest = {0};
-    if (!jj_truth(j, in)) /* none and 0 too count as empty here */
+    if (!sala_jj_truth(j, in)) /* none and 0 too count as empty here */
         return jj_iter_val(out);
-    const jj_list *l = jj_items(j, in);
+    const jj_list *l = sala_jj_items(j, in);
     if (by_attribute && args->n_pos == 0)
-        jj_fail(j, SALA_E_TEMPLATE, "selectattr and rejectattr need the name of an attribute");
+        sala_jj_fail(j, SALA_E_TEMPLATE, "selectattr and rejectattr need the name of an attribute");
     if (args->n_pos > off) {
         const char *name = first_name(j, args, off);
-        test = jj_find_test(name);
+        test = sala_jj_find_test(name);
         rest = rest_of(args, off + 1);
         if (!test)
-            jj_fail(j, SALA_E_TEMPLATE, "there is no test '%s'", name);
+            sala_jj_fail(j, SALA_E_TEMPLATE, "there is no test '%s'", name);
     }
     for (size_t i = 0; i < l->n; i++) {
-        const jj_val v = by_attribute ? pick(j, l->v[i], args->v[0].value, jj_missing) : l->v[i];
-        if (jj_truth(j, test ? jj_apply(j, test, "test", v, &rest) : v) == keep)
-            jj_push(j, out, l->v[i]);
+        const jj_val v = by_attribute ? pick(j, l->v[i], args->v[0].value, sala_jj_missing) : l->v[i];
+        if (sala_jj_truth(j, test ? sala_jj_apply(j, test, "test", v, &rest) : v) == keep)
+            sala_jj_push(j, out, l->v[i]);
     }
     return jj_iter_val(out);
 }
@@ -302,62 +302,63 @@ static jj_val filter_first(jj *j, jj_val in, const jj_val *a)
 {
     (void)a;
     if (in.kind == JJ_STR && in.u.s->bytes)
-        return jj_getitem(j, in, jj_int(0));
+        return sala_jj_getitem(j, in, jj_int(0));
     if (in.kind == JJ_ITER) { /* takes one item and leaves the others */
         if (in.u.l->used < in.u.l->n)
             return in.u.l->v[in.u.l->used++];
-        return jj_undefined_hint(j, "the sequence is empty: it has no first item");
+        return sala_jj_undefined_hint(j, "the sequence is empty: it has no first item");
     }
-    const jj_list *l = jj_items(j, in);
-    return l->n ? l->v[0] : jj_undefined_hint(j, "the sequence is empty: it has no first item");
+    const jj_list *l = sala_jj_items(j, in);
+    return l->n ? l->v[0] : sala_jj_undefined_hint(j, "the sequence is empty: it has no first item");
 }
 
 static jj_val filter_last(jj *j, jj_val in, const jj_val *a)
 {
     (void)a;
     if (in.kind == JJ_STR && in.u.s->bytes)
-        return jj_getitem(j, in, jj_int(-1));
+        return sala_jj_getitem(j, in, jj_int(-1));
     if (in.kind == JJ_ITER)
-        jj_fail(j, SALA_E_TEMPLATE, "last needs a sequence; make one of a %s by the filter list", jj_type_name(in));
-    const jj_list *l = jj_items(j, in);
-    return l->n ? l->v[l->n - 1] : jj_undefined_hint(j, "the sequence is empty: it has no last item");
+        sala_jj_fail(j, SALA_E_TEMPLATE, "last needs a sequence; make one of a %s by the filter list",
+                     sala_jj_type_name(in));
+    const jj_list *l = sala_jj_items(j, in);
+    return l->n ? l->v[l->n - 1] : sala_jj_undefined_hint(j, "the sequence is empty: it has no last item");
 }
 
 static jj_val filter_length(jj *j, jj_val in, const jj_val *a)
 {
     (void)a;
-    const int64_t n = in.kind == JJ_LOOP || in.kind < JJ_ITER ? jj_length(j, in) : -1;
+    const int64_t n = in.kind == JJ_LOOP || in.kind < JJ_ITER ? sala_jj_length(j, in) : -1;
     if (n < 0)
-        jj_fail(j, SALA_E_TEMPLATE, "a %s has no length", jj_type_name(in));
+        sala_jj_fail(j, SALA_E_TEMPLATE, "a %s has no length", sala_jj_type_name(in));
     return jj_int(n);
 }
 
 static jj_list *copy_of(jj *j, const jj_list *l)
 {
-    jj_list *out = jj_list_new(j, l->n);
+    jj_list *out = sala_jj_list_new(j, l->n);
     for (size_t i = 0; i < l->n; i++)
-        jj_push(j, out, l->v[i]);
+        sala_jj_push(j, out, l->v[i]);
     out->input = l->input;
-    jj_step(j, l->n);
+    sala_jj_step(j, l->n);
     return out;
 }
 
 static jj_val filter_list(jj *j, jj_val in, const jj_val *a)
 {
     (void)a;
-    return jj_list_val(copy_of(j, jj_items(j, in)));
+    return jj_list_val(copy_of(j, sala_jj_items(j, in)));
 }
 
 static jj_val filter_items(jj *j, jj_val in, const jj_val *a)
 {
     (void)a;
     if (in.kind == JJ_UNDEFINED)
-        return jj_iter_val(jj_list_new(j, 0));
+        return jj_iter_val(sala_jj_list_new(j, 0));
     if (in.kind != JJ_DICT)
-        jj_fail(j, SALA_E_TEMPLATE, "items needs a mapping, found %s", jj_type_name(in));
-    jj_list *l = jj_list_new(j, in.u.d->n);
+        sala_jj_fail(j, SALA_E_TEMPLATE, "items needs a mapping, found %s", sala_jj_type_name(in));
+    jj_list *l = sala_jj_list_new(j, in.u.d->n);
     for (size_t i = 0; i < in.u.d->n; i++)
-        jj_push(j, l, jj_tuple2(j, in.u.d->v[i].key, in.u.d->v[i].value));
+        sala_jj_push(j, l, sala_jj_tuple2(j, in.u.d->v[i].key, in.u.d->v[i].value));
     return jj_iter_val(l);
 }
 
@@ -365,8 +366,8 @@ static jj_val filter_reverse(jj *j, jj_val in, const jj_val *a)
 {
     (void)a;
     if (in.kind == JJ_STR)
-        return jj_slice(j, in, jj_missing, jj_missing, jj_int(-1));
-    jj_list *l = copy_of(j, jj_items(j, in));
+        return sala_jj_slice(j, in, sala_jj_missing, sala_jj_missing, jj_int(-1));
+    jj_list *l = copy_of(j, sala_jj_items(j, in));
     for (size_t i = 0; i < l->n / 2; i++) {
         const jj_val v = l->v[i];
         l->v[i] = l->v[l->n - 1 - i];
@@ -377,95 +378,95 @@ static jj_val filter_reverse(jj *j, jj_val in, const jj_val *a)
 
 static jj_val filter_slice(jj *j, jj_val in, const jj_val *a)
 {
-    const jj_list *l = jj_items(j, in);
-    const int64_t n = jj_want_int(j, a[0], 0, "the number of slices");
+    const jj_list *l = sala_jj_items(j, in);
+    const int64_t n = sala_jj_want_int(j, a[0], 0, "the number of slices");
     if (n == 0)
-        jj_fail(j, SALA_E_TEMPLATE, "division by zero");
-    jj_list *out = jj_list_new(j, 0);
+        sala_jj_fail(j, SALA_E_TEMPLATE, "division by zero");
+    jj_list *out = sala_jj_list_new(j, 0);
     const int64_t each = (int64_t)l->n / (n > 0 ? n : 1), more = (int64_t)l->n % (n > 0 ? n : 1);
     size_t at = 0;
     for (int64_t i = 0; i < n; i++) {
-        jj_list *part = jj_list_new(j, 0);
-        jj_step(j, 1);
+        jj_list *part = sala_jj_list_new(j, 0);
+        sala_jj_step(j, 1);
         for (int64_t k = 0; k < each + (i < more); k++)
-            jj_push(j, part, l->v[at++]);
+            sala_jj_push(j, part, l->v[at++]);
         if (given(a[1]) && a[1].kind != JJ_NONE && i >= more)
-            jj_push(j, part, a[1]);
-        jj_push(j, out, jj_list_val(part));
+            sala_jj_push(j, part, a[1]);
+        sala_jj_push(j, out, jj_list_val(part));
     }
     return jj_iter_val(out);
 }
 
 static jj_val filter_batch(jj *j, jj_val in, const jj_val *a)
 {
-    const jj_list *l = jj_items(j, in);
-    const int64_t n = jj_want_int(j, a[0], 0, "the size of a batch");
-    jj_list *out = jj_list_new(j, 0), *part = NULL;
+    const jj_list *l = sala_jj_items(j, in);
+    const int64_t n = sala_jj_want_int(j, a[0], 0, "the size of a batch");
+    jj_list *out = sala_jj_list_new(j, 0), *part = NULL;
     for (size_t i = 0; i < l->n; i++) {
         if (!part || (int64_t)part->n == n) {
             if (part || n == 0)
-                jj_push(j, out, jj_list_val(part ? part : jj_list_new(j, 0)));
-            part = jj_list_new(j, 0);
+                sala_jj_push(j, out, jj_list_val(part ? part : sala_jj_list_new(j, 0)));
+            part = sala_jj_list_new(j, 0);
         }
-        jj_push(j, part, l->v[i]);
+        sala_jj_push(j, part, l->v[i]);
     }
     if (part) {
         while (given(a[1]) && a[1].kind != JJ_NONE && (int64_t)part->n < n) {
-            jj_step(j, 1);
-            jj_push(j, part, a[1]);
+            sala_jj_step(j, 1);
+            sala_jj_push(j, part, a[1]);
         }
-        jj_push(j, out, jj_list_val(part));
+        sala_jj_push(j, out, jj_list_val(part));
     }
     return jj_iter_val(out);
 }
 
 static jj_val filter_join(jj *j, jj_val in, const jj_val *a)
 {
-    const jj_list *l = jj_items(j, in);
-    const jj_str *by = given(a[0]) ? jj_to_str(j, a[0]) : jj_lit(j, "").u.s;
+    const jj_list *l = sala_jj_items(j, in);
+    const jj_str *by = given(a[0]) ? sala_jj_to_str(j, a[0]) : sala_jj_lit(j, "").u.s;
     jj_builder b = {.j = j};
     for (size_t i = 0; i < l->n; i++) {
         if (i)
-            jj_put_str(&b, by);
-        jj_put_val(&b, pick(j, l->v[i], a[1], jj_missing));
-        jj_step(j, 1);
+            sala_jj_put_str(&b, by);
+        sala_jj_put_val(&b, pick(j, l->v[i], a[1], sala_jj_missing));
+        sala_jj_step(j, 1);
     }
     return jj_finish_val(&b);
 }
 
 static jj_val filter_sum(jj *j, jj_val in, const jj_val *a)
 {
-    const jj_list *l = jj_items(j, in);
+    const jj_list *l = sala_jj_items(j, in);
     jj_val sum = given(a[1]) ? a[1] : jj_int(0);
     if (sum.kind == JJ_STR)
-        jj_fail(j, SALA_E_TEMPLATE, "sum does not add strings; use the filter join");
+        sala_jj_fail(j, SALA_E_TEMPLATE, "sum does not add strings; use the filter join");
     for (size_t i = 0; i < l->n; i++)
-        sum = jj_binary(j, JT_ADD, sum, pick(j, l->v[i], a[0], jj_missing));
+        sum = sala_jj_binary(j, JT_ADD, sum, pick(j, l->v[i], a[0], sala_jj_missing));
     return sum;
 }
 
 static jj_val filter_default(jj *j, jj_val in, const jj_val *a)
 {
-    if (in.kind == JJ_UNDEFINED || (flag(j, a[1]) && !jj_truth(j, in)))
-        return given(a[0]) ? a[0] : jj_lit(j, "");
+    if (in.kind == JJ_UNDEFINED || (flag(j, a[1]) && !sala_jj_truth(j, in)))
+        return given(a[0]) ? a[0] : sala_jj_lit(j, "");
     return in;
 }
 
 /* As obj.name, but what stands in a mapping under that name does not count. */
 static jj_val filter_attr(jj *j, jj_val in, const jj_val *a)
 {
-    const jj_str *s = jj_to_str(j, a[0]);
-    const char *name = jj_text(j, s->data, s->bytes);
+    const jj_str *s = sala_jj_to_str(j, a[0]);
+    const char *name = sala_jj_text(j, s->data, s->bytes);
     if (in.kind == JJ_UNDEFINED)
-        jj_fail_undefined(j, in);
+        sala_jj_fail_undefined(j, in);
     if (in.kind == JJ_DICT) {
-        const jj_val empty = {.kind = JJ_DICT, .u.d = jj_dict_new(j, 0)};
-        jj_val v = jj_getattr(j, empty, name);
+        const jj_val empty = {.kind = JJ_DICT, .u.d = sala_jj_dict_new(j, 0)};
+        jj_val v = sala_jj_getattr(j, empty, name);
         if (v.kind == JJ_METHOD)
             v.u.bound->self = in;
         return v;
     }
-    return jj_getattr(j, in, name);
+    return sala_jj_getattr(j, in, name);
 }
 
 /* ---- numbers ---- */
@@ -475,13 +476,13 @@ static jj_val filter_abs(jj *j, jj_val in, const jj_val *a)
     int64_t i;
     (void)a;
     if (in.kind == JJ_UNDEFINED)
-        jj_fail_undefined(j, in);
+        sala_jj_fail_undefined(j, in);
     if (in.kind == JJ_FLOAT)
         return jj_float(fabs(in.u.f));
-    if (!jj_is_int(in, &i))
-        jj_fail(j, SALA_E_TEMPLATE, "abs needs a number, found %s", jj_type_name(in));
+    if (!sala_jj_is_int(in, &i))
+        sala_jj_fail(j, SALA_E_TEMPLATE, "abs needs a number, found %s", sala_jj_type_name(in));
     if (i == INT64_MIN)
-        jj_fail(j, SALA_E_LIMIT, "an integer beyond 64 bits");
+        sala_jj_fail(j, SALA_E_LIMIT, "an integer beyond 64 bits");
     return jj_int(i < 0 ? -i : i);
 }
 
@@ -489,9 +490,9 @@ static bool text_to_float(const jj_str *s, double *out)
 {
     char text[128];
     size_t n = 0, from = 0, to = s->bytes;
-    while (from < to && jj_is_space((unsigned char)s->data[from]))
+    while (from < to && sala_jj_is_space((unsigned char)s->data[from]))
         from++;
-    while (to > from && jj_is_space((unsigned char)s->data[to - 1]))
+    while (to > from && sala_jj_is_space((unsigned char)s->data[to - 1]))
         to--;
     if (to - from >= sizeof text)
         return false;
@@ -513,7 +514,7 @@ static bool text_to_float(const jj_str *s, double *out)
         *out = (double)NAN;
         return true;
     }
-    return n > 0 && strspn(p, "0123456789.e+-") == strlen(p) && jj_parse_float(text, n, out);
+    return n > 0 && strspn(p, "0123456789.e+-") == strlen(p) && sala_jj_parse_float(text, n, out);
 }
 
 static jj_val float_to_int(jj *j, double f, jj_val otherwise)
@@ -521,7 +522,7 @@ static jj_val float_to_int(jj *j, double f, jj_val otherwise)
     if (!isfinite(f))
         return otherwise;
     if (!(fabs(f) < 9.2e18))
-        jj_fail(j, SALA_E_LIMIT, "an integer beyond 64 bits");
+        sala_jj_fail(j, SALA_E_LIMIT, "an integer beyond 64 bits");
     return jj_int((int64_t)f);
 }
 
@@ -531,14 +532,14 @@ static jj_val filter_int(jj *j, jj_val in, const jj_val *a)
     int64_t i;
     double f;
     if (in.kind == JJ_UNDEFINED)
-        jj_fail_undefined(j, in);
-    if (jj_is_int(in, &i))
+        sala_jj_fail_undefined(j, in);
+    if (sala_jj_is_int(in, &i))
         return jj_int(i);
     if (in.kind == JJ_FLOAT)
         return float_to_int(j, in.u.f, otherwise);
     if (in.kind != JJ_STR)
         return otherwise;
-    if (jj_parse_int(in.u.s->data, in.u.s->bytes, (int)jj_want_int(j, a[1], 10, "the base of int"), &i))
+    if (sala_jj_parse_int(in.u.s->data, in.u.s->bytes, (int)sala_jj_want_int(j, a[1], 10, "the base of int"), &i))
         return jj_int(i);
     return text_to_float(in.u.s, &f) ? float_to_int(j, f, otherwise) : otherwise;
 }
@@ -547,34 +548,36 @@ static jj_val filter_float(jj *j, jj_val in, const jj_val *a)
 {
     double f;
     if (in.kind == JJ_UNDEFINED)
-        jj_fail_undefined(j, in);
-    if (jj_is_number(in, &f) || (in.kind == JJ_STR && text_to_float(in.u.s, &f)))
+        sala_jj_fail_undefined(j, in);
+    if (sala_jj_is_number(in, &f) || (in.kind == JJ_STR && text_to_float(in.u.s, &f)))
         return jj_float(f);
     return given(a[0]) ? a[0] : jj_float(0);
 }
 
 static jj_val filter_round(jj *j, jj_val in, const jj_val *a)
 {
-    const int64_t digits = jj_want_int(j, a[0], 0, "the precision of round");
-    const jj_str *method = given(a[1]) ? jj_want_str(j, a[1], "the method of round") : jj_lit(j, "common").u.s;
+    const int64_t digits = sala_jj_want_int(j, a[0], 0, "the precision of round");
+    const jj_str *method =
+        given(a[1]) ? sala_jj_want_str(j, a[1], "the method of round") : sala_jj_lit(j, "common").u.s;
     double f;
     if (in.kind == JJ_UNDEFINED)
-        jj_fail_undefined(j, in);
-    if (!jj_is_number(in, &f))
-        jj_fail(j, SALA_E_TEMPLATE, "round needs a number, found %s", jj_type_name(in));
+        sala_jj_fail_undefined(j, in);
+    if (!sala_jj_is_number(in, &f))
+        sala_jj_fail(j, SALA_E_TEMPLATE, "round needs a number, found %s", sala_jj_type_name(in));
     if (digits > 300 || digits < -300)
-        jj_fail(j, SALA_E_LIMIT, "round to %lld digits", (long long)digits);
-    if (jj_is(method, "ceil") || jj_is(method, "floor")) {
+        sala_jj_fail(j, SALA_E_LIMIT, "round to %lld digits", (long long)digits);
+    if (sala_jj_is(method, "ceil") || sala_jj_is(method, "floor")) {
         const double scale = pow(10, (double)digits), x = f * scale;
         if (!isfinite(x))
-            jj_fail(j, SALA_E_TEMPLATE, "round of a number that is not finite");
-        return jj_float(((jj_is(method, "ceil") ? ceil(x) : floor(x)) + 0.0) / scale); /* + 0.0: no negative zero */
+            sala_jj_fail(j, SALA_E_TEMPLATE, "round of a number that is not finite");
+        return jj_float(((sala_jj_is(method, "ceil") ? ceil(x) : floor(x)) + 0.0) /
+                        scale); /* + 0.0: no negative zero */
     }
-    if (!jj_is(method, "common"))
-        jj_fail(j, SALA_E_TEMPLATE, "round knows the methods common, ceil and floor");
+    if (!sala_jj_is(method, "common"))
+        sala_jj_fail(j, SALA_E_TEMPLATE, "round knows the methods common, ceil and floor");
     if (in.kind != JJ_FLOAT) {
         int64_t i = 0, unit = 1;
-        jj_is_int(in, &i);
+        sala_jj_is_int(in, &i);
         if (digits >= 0)
             return jj_int(i);
         for (int64_t k = digits; k < 0; k++)
@@ -596,7 +599,7 @@ static jj_val filter_round(jj *j, jj_val in, const jj_val *a)
             if (text[i] == ',')
                 text[i] = '.';
         double r;
-        return n < 300 && jj_parse_float(text, (size_t)n, &r) ? jj_float(r) : in;
+        return n < 300 && sala_jj_parse_float(text, (size_t)n, &r) ? jj_float(r) : in;
     }
     const double unit = pow(10, (double)-digits), q = f / unit;
     double r = round(q);
@@ -614,8 +617,8 @@ static jj_val filter_filesizeformat(jj *j, jj_val in, const jj_val *a)
     char text[64];
     const bool binary = flag(j, a[0]);
     const double base = binary ? 1024 : 1000;
-    if (!jj_is_number(in, &bytes) && !(in.kind == JJ_STR && text_to_float(in.u.s, &bytes)))
-        jj_fail(j, SALA_E_TEMPLATE, "filesizeformat needs a number, found %s", jj_type_name(in));
+    if (!sala_jj_is_number(in, &bytes) && !(in.kind == JJ_STR && text_to_float(in.u.s, &bytes)))
+        sala_jj_fail(j, SALA_E_TEMPLATE, "filesizeformat needs a number, found %s", sala_jj_type_name(in));
     if (bytes == 1) {
         snprintf(text, sizeof text, "1 Byte");
     } else if (!(bytes >= base)) {
@@ -627,64 +630,64 @@ static jj_val filter_filesizeformat(jj *j, jj_val in, const jj_val *a)
             unit *= base;
         snprintf(text, sizeof text, "%.1f %s", base * bytes / unit, size_units[binary][i]);
     }
-    return jj_str_val(jj_str_of(j, jj_text(j, text, strlen(text)), strlen(text), false));
+    return jj_str_val(sala_jj_str_of(j, sala_jj_text(j, text, strlen(text)), strlen(text), false));
 }
 
 static const jj_callable filters[] = {
     {"abs", "", filter_abs, NULL},
     {"attr", "name", filter_attr, NULL},
     {"batch", "linecount fill_with?", filter_batch, NULL},
-    {"capitalize", "", jj_filter_capitalize, NULL},
-    {"center", "width?", jj_filter_center, NULL},
+    {"capitalize", "", sala_jj_filter_capitalize, NULL},
+    {"center", "width?", sala_jj_filter_center, NULL},
     {"count", "", filter_length, NULL},
     {"d", "default_value? boolean?", filter_default, NULL},
     {"default", "default_value? boolean?", filter_default, NULL},
     {"dictsort", "case_sensitive? by? reverse?", filter_dictsort, NULL},
-    {"e", "", jj_filter_escape, NULL},
-    {"escape", "", jj_filter_escape, NULL},
+    {"e", "", sala_jj_filter_escape, NULL},
+    {"escape", "", sala_jj_filter_escape, NULL},
     {"filesizeformat", "binary?", filter_filesizeformat, NULL},
     {"first", "", filter_first, NULL},
     {"float", "default?", filter_float, NULL},
-    {"forceescape", "", jj_filter_forceescape, NULL},
-    {"format", NULL, NULL, jj_filter_format},
+    {"forceescape", "", sala_jj_filter_forceescape, NULL},
+    {"format", NULL, NULL, sala_jj_filter_format},
     {"groupby", "attribute default? case_sensitive?", filter_groupby, NULL},
-    {"indent", "width? first? blank?", jj_filter_indent, NULL},
+    {"indent", "width? first? blank?", sala_jj_filter_indent, NULL},
     {"int", "default? base?", filter_int, NULL},
     {"items", "", filter_items, NULL},
     {"join", "d? attribute?", filter_join, NULL},
     {"last", "", filter_last, NULL},
     {"length", "", filter_length, NULL},
     {"list", "", filter_list, NULL},
-    {"lower", "", jj_filter_lower, NULL},
+    {"lower", "", sala_jj_filter_lower, NULL},
     {"map", NULL, NULL, filter_map},
     {"max", "case_sensitive? attribute?", filter_max, NULL},
     {"min", "case_sensitive? attribute?", filter_min, NULL},
     {"reject", NULL, NULL, filter_reject},
     {"rejectattr", NULL, NULL, filter_rejectattr},
-    {"replace", "old new count?", jj_filter_replace, NULL},
+    {"replace", "old new count?", sala_jj_filter_replace, NULL},
     {"reverse", "", filter_reverse, NULL},
     {"round", "precision? method?", filter_round, NULL},
-    {"safe", "", jj_filter_safe, NULL},
+    {"safe", "", sala_jj_filter_safe, NULL},
     {"select", NULL, NULL, filter_select},
     {"selectattr", NULL, NULL, filter_selectattr},
     {"slice", "slices fill_with?", filter_slice, NULL},
     {"sort", "reverse? case_sensitive? attribute?", filter_sort, NULL},
-    {"string", "", jj_filter_string, NULL},
-    {"striptags", "", jj_filter_striptags, NULL},
+    {"string", "", sala_jj_filter_string, NULL},
+    {"striptags", "", sala_jj_filter_striptags, NULL},
     {"sum", "attribute? start?", filter_sum, NULL},
-    {"title", "", jj_filter_title, NULL},
-    {"tojson", "ensure_ascii? indent? separators? sort_keys?", jj_tojson, NULL},
-    {"trim", "chars?", jj_filter_trim, NULL},
-    {"truncate", "length? killwords? end? leeway?", jj_filter_truncate, NULL},
+    {"title", "", sala_jj_filter_title, NULL},
+    {"tojson", "ensure_ascii? indent? separators? sort_keys?", sala_jj_tojson, NULL},
+    {"trim", "chars?", sala_jj_filter_trim, NULL},
+    {"truncate", "length? killwords? end? leeway?", sala_jj_filter_truncate, NULL},
     {"unique", "case_sensitive? attribute?", filter_unique, NULL},
-    {"upper", "", jj_filter_upper, NULL},
-    {"urlencode", "", jj_filter_urlencode, NULL},
-    {"wordcount", "", jj_filter_wordcount, NULL},
-    {"wordwrap", "width? break_long_words? wrapstring? break_on_hyphens?", jj_filter_wordwrap, NULL},
-    {"xmlattr", "autospace?", jj_filter_xmlattr, NULL},
+    {"upper", "", sala_jj_filter_upper, NULL},
+    {"urlencode", "", sala_jj_filter_urlencode, NULL},
+    {"wordcount", "", sala_jj_filter_wordcount, NULL},
+    {"wordwrap", "width? break_long_words? wrapstring? break_on_hyphens?", sala_jj_filter_wordwrap, NULL},
+    {"xmlattr", "autospace?", sala_jj_filter_xmlattr, NULL},
 };
 
-const jj_callable *jj_find_filter(const char *name)
+const jj_callable *sala_jj_find_filter(const char *name)
 {
     for (size_t i = 0; i < SALA_ARRAY_LEN(filters); i++)
         if (strcmp(filters[i].name, name) == 0)

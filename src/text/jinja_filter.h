@@ -4,10 +4,10 @@
 
 #include "text/jinja_syntax.h"
 
-jj_fn jj_filter_capitalize, jj_filter_center, jj_filter_escape, jj_filter_forceescape, jj_filter_indent,
-    jj_filter_lower, jj_filter_replace, jj_filter_safe, jj_filter_string, jj_filter_striptags, jj_filter_title,
-    jj_filter_trim, jj_filter_truncate, jj_filter_upper, jj_filter_urlencode, jj_filter_wordcount, jj_filter_wordwrap,
-    jj_filter_xmlattr;
-jj_raw_fn jj_filter_format;
+jj_fn sala_jj_filter_capitalize, sala_jj_filter_center, sala_jj_filter_escape, sala_jj_filter_forceescape,
+    sala_jj_filter_indent, sala_jj_filter_lower, sala_jj_filter_replace, sala_jj_filter_safe, sala_jj_filter_string,
+    sala_jj_filter_striptags, sala_jj_filter_title, sala_jj_filter_trim, sala_jj_filter_truncate, sala_jj_filter_upper,
+    sala_jj_filter_urlencode, sala_jj_filter_wordcount, sala_jj_filter_wordwrap, sala_jj_filter_xmlattr;
+jj_raw_fn sala_jj_filter_format;
 
 #endif

@@ -23,7 +23,7 @@ static int64_t read_number(jj *j, const jj_str *s, size_t *at, int64_t max)
     for (; *at < s->bytes && s->data[*at] >= '0' && s->data[*at] <= '9'; (*at)++) {
         v = v * 10 + (s->data[*at] - '0');
         if (v > max)
-            jj_fail(j, SALA_E_LIMIT, "a width or precision above %lld in a format", (long long)max);
+            sala_jj_fail(j, SALA_E_LIMIT, "a width or precision above %lld in a format", (long long)max);
     }
     return v;
 }
@@ -36,35 +36,35 @@ static void put_padded(jj_builder *b, const jj_str *s, const spec *f, size_t hea
     const char align = f->align ? f->align : '<';
     int64_t before = align == '>' ? pad : align == '^' ? pad / 2 : 0;
     if (pad <= 0) {
-        jj_put_str(b, s);
+        sala_jj_put_str(b, s);
         return;
     }
     if (align == '=') {
-        jj_put_sub(b, s, 0, head);
+        sala_jj_put_sub(b, s, 0, head);
         for (int64_t i = 0; i < pad; i++)
-            jj_put_cp(b, f->fill, false);
-        jj_put_sub(b, s, head, s->bytes - head);
+            sala_jj_put_cp(b, f->fill, false);
+        sala_jj_put_sub(b, s, head, s->bytes - head);
         return;
     }
     for (int64_t i = 0; i < before; i++)
-        jj_put_cp(b, f->fill, false);
-    jj_put_str(b, s);
+        sala_jj_put_cp(b, f->fill, false);
+    sala_jj_put_str(b, s);
     for (int64_t i = before; i < pad; i++)
-        jj_put_cp(b, f->fill, false);
+        sala_jj_put_cp(b, f->fill, false);
 }
 
 static void put_sign(jj_builder *b, bool negative, char sign)
 {
     if (negative || sign)
-        jj_put_lit(b, negative ? "-" : sign == '+' ? "+" : " ", false);
+        sala_jj_put_lit(b, negative ? "-" : sign == '+' ? "+" : " ", false);
 }
 
 static void put_grouped(jj_builder *b, const char *digits, size_t n, char group, size_t every)
 {
     for (size_t i = 0; i < n; i++) {
         if (group && i && (n - i) % every == 0)
-            jj_put(b, &group, 1, false);
-        jj_put(b, digits + i, 1, false);
+            sala_jj_put(b, &group, 1, false);
+        sala_jj_put(b, digits + i, 1, false);
     }
 }
 
@@ -84,11 +84,11 @@ static jj_str *int_text(jj *j, int64_t v, const spec *f, size_t *head)
     put_sign(&b, v < 0, f->sign);
     if (f->alternate && base != 10) {
         const char prefix[3] = {'0', f->type, 0};
-        jj_put_lit(&b, prefix, false);
+        sala_jj_put_lit(&b, prefix, false);
     }
     *head = b.len;
     put_grouped(&b, digits + sizeof digits - n, n, f->group, base == 10 ? 3 : 4);
-    return jj_finish(&b);
+    return sala_jj_finish(&b);
 }
 
 static jj_str *float_text(jj *j, double v, const spec *f, size_t *head)
@@ -104,7 +104,7 @@ static jj_str *float_text(jj *j, double v, const spec *f, size_t *head)
     v = fabs(v);
     size_t n;
     if (!f->type && f->precision < 0) {
-        n = jj_format_float(text, v);
+        n = sala_jj_format_float(text, v);
     } else {
         switch (type) { /* the conversions spelt out, so that the compiler can check them */
         case 'e':
@@ -131,37 +131,37 @@ static jj_str *float_text(jj *j, double v, const spec *f, size_t *head)
     while (whole < n && text[whole] >= '0' && text[whole] <= '9')
         whole++;
     put_grouped(&b, text, whole, f->group, 3);
-    jj_put(&b, text + whole, n - whole, false);
+    sala_jj_put(&b, text + whole, n - whole, false);
     /* format(x, '.3') is %g, but a whole number keeps its ".0" */
     if (!f->type && f->precision >= 0 && isfinite(v) && whole == n)
-        jj_put_lit(&b, ".0", false);
+        sala_jj_put_lit(&b, ".0", false);
     if (f->type == '%')
-        jj_put_lit(&b, "%", false);
-    return jj_finish(&b);
+        sala_jj_put_lit(&b, "%", false);
+    return sala_jj_finish(&b);
 }
 
 static jj_str *cut(jj *j, jj_str *s, int64_t precision)
 {
     if (precision < 0 || (uint64_t)precision >= s->chars)
         return s;
-    return jj_sub(j, s, 0, jj_byte_at(s, (size_t)precision));
+    return sala_jj_sub(j, s, 0, sala_jj_byte_at(s, (size_t)precision));
 }
 
 static jj_str *ascii_repr(jj *j, jj_val v)
 {
-    const jj_str *s = jj_repr(j, v);
+    const jj_str *s = sala_jj_repr(j, v);
     jj_builder b = {.j = j};
     for (size_t at = 0, n; at < s->bytes; at += n) {
-        const uint32_t cp = jj_cp(s, at, &n);
+        const uint32_t cp = sala_jj_cp(s, at, &n);
         char text[16];
         if (cp < 128) {
-            jj_put_sub(&b, s, at, n);
+            sala_jj_put_sub(&b, s, at, n);
             continue;
         }
         snprintf(text, sizeof text, cp < 0x100 ? "\\x%02x" : cp < 0x10000 ? "\\u%04x" : "\\U%08x", (unsigned)cp);
-        jj_put_lit(&b, text, jj_is_input(s, at));
+        sala_jj_put_lit(&b, text, sala_jj_is_input(s, at));
     }
-    return jj_finish(&b);
+    return sala_jj_finish(&b);
 }
 
 /* ---- % ---- */
@@ -169,14 +169,14 @@ static jj_str *ascii_repr(jj *j, jj_val v)
 static int64_t percent_int(jj *j, jj_val v, char type)
 {
     int64_t i;
-    if (jj_is_int(v, &i))
+    if (sala_jj_is_int(v, &i))
         return i;
     if (v.kind == JJ_UNDEFINED)
-        jj_fail_undefined(j, v);
+        sala_jj_fail_undefined(j, v);
     if (v.kind != JJ_FLOAT || type == 'x' || type == 'X' || type == 'o')
-        jj_fail(j, SALA_E_TEMPLATE, "%%%c needs an integer, found %s", type, jj_type_name(v));
+        sala_jj_fail(j, SALA_E_TEMPLATE, "%%%c needs an integer, found %s", type, sala_jj_type_name(v));
     if (!(fabs(v.u.f) < 9.2e18))
-        jj_fail(j, SALA_E_LIMIT, "a number beyond 64 bits");
+        sala_jj_fail(j, SALA_E_LIMIT, "a number beyond 64 bits");
     return (int64_t)v.u.f;
 }
 
@@ -190,10 +190,10 @@ static void put_percent(jj_builder *b, spec *f, jj_val v)
         f->align = '>';
     switch (f->type) {
     case 's':
-        s = cut(j, jj_to_str(j, v), f->precision);
+        s = cut(j, sala_jj_to_str(j, v), f->precision);
         break;
     case 'r':
-        s = cut(j, jj_repr(j, v), f->precision);
+        s = cut(j, sala_jj_repr(j, v), f->precision);
         break;
     case 'a':
         s = cut(j, ascii_repr(j, v), f->precision);
@@ -209,10 +209,10 @@ static void put_percent(jj_builder *b, spec *f, jj_val v)
         s = int_text(j, percent_int(j, v, f->type), f, &head);
         if (f->precision > (int64_t)(s->bytes - head)) { /* least number of digits */
             jj_builder digits = {.j = j};
-            jj_put_sub(&digits, s, 0, head);
-            jj_put_fill(&digits, '0', f->precision - (int64_t)(s->bytes - head));
-            jj_put_sub(&digits, s, head, s->bytes - head);
-            s = jj_finish(&digits);
+            sala_jj_put_sub(&digits, s, 0, head);
+            sala_jj_put_fill(&digits, '0', f->precision - (int64_t)(s->bytes - head));
+            sala_jj_put_sub(&digits, s, head, s->bytes - head);
+            s = sala_jj_finish(&digits);
         }
         break;
     }
@@ -223,25 +223,25 @@ static void put_percent(jj_builder *b, spec *f, jj_val v)
     case 'g':
     case 'G':
         if (v.kind == JJ_UNDEFINED)
-            jj_fail_undefined(j, v);
-        if (!jj_is_number(v, &x))
-            jj_fail(j, SALA_E_TEMPLATE, "%%%c needs a number, found %s", f->type, jj_type_name(v));
+            sala_jj_fail_undefined(j, v);
+        if (!sala_jj_is_number(v, &x))
+            sala_jj_fail(j, SALA_E_TEMPLATE, "%%%c needs a number, found %s", f->type, sala_jj_type_name(v));
         s = float_text(j, x, f, &head);
         break;
     case 'c': {
         int64_t i;
         jj_builder one = {.j = j};
-        if (jj_is_int(v, &i) && i >= 0 && i < 0x110000)
-            jj_put_cp(&one, i >= 0xD800 && i < 0xE000 ? 0xFFFD : (uint32_t)i, false);
+        if (sala_jj_is_int(v, &i) && i >= 0 && i < 0x110000)
+            sala_jj_put_cp(&one, i >= 0xD800 && i < 0xE000 ? 0xFFFD : (uint32_t)i, false);
         else if (v.kind == JJ_STR && v.u.s->chars == 1)
-            jj_put_str(&one, v.u.s);
+            sala_jj_put_str(&one, v.u.s);
         else
-            jj_fail(j, SALA_E_TEMPLATE, "%%c needs a character or its number, found %s", jj_type_name(v));
-        s = jj_finish(&one);
+            sala_jj_fail(j, SALA_E_TEMPLATE, "%%c needs a character or its number, found %s", sala_jj_type_name(v));
+        s = sala_jj_finish(&one);
         break;
     }
     default:
-        jj_fail(j, SALA_E_TEMPLATE, "unknown conversion '%%%c' in a format", f->type);
+        sala_jj_fail(j, SALA_E_TEMPLATE, "unknown conversion '%%%c' in a format", f->type);
     }
     if (f->zero && f->align == '>' && strchr("dxXoeEfFgG", f->type)) {
         f->align = '=';
@@ -253,11 +253,11 @@ static void put_percent(jj_builder *b, spec *f, jj_val v)
 static jj_val next_value(jj *j, const jj_list *values, size_t *used)
 {
     if (*used >= values->n)
-        jj_fail(j, SALA_E_TEMPLATE, "a format asks for more than the %zu values it was given", values->n);
+        sala_jj_fail(j, SALA_E_TEMPLATE, "a format asks for more than the %zu values it was given", values->n);
     return values->v[(*used)++];
 }
 
-jj_str *jj_percent(jj *j, const jj_str *fmt, jj_val args)
+jj_str *sala_jj_percent(jj *j, const jj_str *fmt, jj_val args)
 {
     jj_list single = {.v = &args, .n = 1};
     const jj_list *values = args.kind == JJ_TUPLE ? args.u.l : &single;
@@ -267,12 +267,12 @@ jj_str *jj_percent(jj *j, const jj_str *fmt, jj_val args)
     for (size_t at = 0; at < fmt->bytes;) {
         const char *percent = memchr(fmt->data + at, '%', fmt->bytes - at);
         const size_t p = percent ? (size_t)(percent - fmt->data) : fmt->bytes;
-        jj_put_sub(&b, fmt, at, p - at);
+        sala_jj_put_sub(&b, fmt, at, p - at);
         at = p + 1;
         if (p >= fmt->bytes)
             break;
         spec f = {.fill = ' ', .precision = -1};
-        jj_val v = jj_missing;
+        jj_val v = sala_jj_missing;
         if (at < fmt->bytes && fmt->data[at] == '(') {
             size_t end = at + 1;
             for (int open = 1; end < fmt->bytes; end++) {
@@ -281,12 +281,14 @@ jj_str *jj_percent(jj *j, const jj_str *fmt, jj_val args)
                     break;
             }
             if (end >= fmt->bytes || args.kind != JJ_DICT)
-                jj_fail(j, SALA_E_TEMPLATE, "a format with names needs a mapping, found %s", jj_type_name(args));
-            const jj_str *key = jj_sub(j, fmt, at + 1, end - at - 1);
-            const jj_val *found = jj_dict_get(j, args.u.d, (jj_val){.kind = JJ_STR, .u.s = (jj_str *)(uintptr_t)key});
+                sala_jj_fail(j, SALA_E_TEMPLATE, "a format with names needs a mapping, found %s",
+                             sala_jj_type_name(args));
+            const jj_str *key = sala_jj_sub(j, fmt, at + 1, end - at - 1);
+            const jj_val *found =
+                sala_jj_dict_get(j, args.u.d, (jj_val){.kind = JJ_STR, .u.s = (jj_str *)(uintptr_t)key});
             if (!found)
-                jj_fail(j, SALA_E_TEMPLATE, "a format asks for '%.*s', which the mapping lacks", jj_clip(key->bytes),
-                        key->data);
+                sala_jj_fail(j, SALA_E_TEMPLATE, "a format asks for '%.*s', which the mapping lacks",
+                             jj_clip(key->bytes), key->data);
             v = *found;
             named = true;
             at = end + 1;
@@ -311,12 +313,12 @@ jj_str *jj_percent(jj *j, const jj_str *fmt, jj_val args)
             }
         }
         if (at < fmt->bytes && fmt->data[at] == '*') {
-            f.width = jj_want_int(j, next_value(j, values, &used), 0, "the width of a format");
+            f.width = sala_jj_want_int(j, next_value(j, values, &used), 0, "the width of a format");
             at++;
             if (f.width < 0)
                 f.align = '<';
             if (f.width > MAX_WIDTH || f.width < -MAX_WIDTH)
-                jj_fail(j, SALA_E_LIMIT, "a width above %d in a format", MAX_WIDTH);
+                sala_jj_fail(j, SALA_E_LIMIT, "a width above %d in a format", MAX_WIDTH);
             f.width = f.width < 0 ? -f.width : f.width;
         } else {
             f.width = read_number(j, fmt, &at, MAX_WIDTH);
@@ -324,12 +326,12 @@ jj_str *jj_percent(jj *j, const jj_str *fmt, jj_val args)
         if (at < fmt->bytes && fmt->data[at] == '.') {
             at++;
             if (at < fmt->bytes && fmt->data[at] == '*') {
-                f.precision = jj_want_int(j, next_value(j, values, &used), 0, "the precision of a format");
+                f.precision = sala_jj_want_int(j, next_value(j, values, &used), 0, "the precision of a format");
                 at++;
                 if (f.precision < 0)
                     f.precision = 0;
                 if (f.precision > MAX_PRECISION)
-                    jj_fail(j, SALA_E_LIMIT, "a precision above %d in a format", MAX_PRECISION);
+                    sala_jj_fail(j, SALA_E_LIMIT, "a precision above %d in a format", MAX_PRECISION);
             } else {
                 f.precision = read_number(j, fmt, &at, MAX_PRECISION);
             }
@@ -337,17 +339,17 @@ jj_str *jj_percent(jj *j, const jj_str *fmt, jj_val args)
         while (at < fmt->bytes && (fmt->data[at] == 'l' || fmt->data[at] == 'h' || fmt->data[at] == 'L'))
             at++;
         if (at >= fmt->bytes)
-            jj_fail(j, SALA_E_TEMPLATE, "a format ends in the middle of a conversion");
+            sala_jj_fail(j, SALA_E_TEMPLATE, "a format ends in the middle of a conversion");
         f.type = fmt->data[at++];
         if (f.type == '%') {
-            jj_put_lit(&b, "%", false);
+            sala_jj_put_lit(&b, "%", false);
             continue;
         }
         put_percent(&b, &f, v.kind == JJ_MISSING ? next_value(j, values, &used) : v);
     }
     if (!named && used < values->n && (args.kind == JJ_TUPLE || args.kind != JJ_DICT) && args.kind != JJ_LIST)
-        jj_fail(j, SALA_E_TEMPLATE, "a format uses %zu of the %zu values it was given", used, values->n);
-    return jj_finish(&b);
+        sala_jj_fail(j, SALA_E_TEMPLATE, "a format uses %zu of the %zu values it was given", used, values->n);
+    return sala_jj_finish(&b);
 }
 
 /* ---- str.format ---- */
@@ -357,7 +359,7 @@ static void read_spec(jj *j, const jj_str *s, spec *f)
     size_t at = 0, n = 0;
     *f = (spec){.fill = ' ', .precision = -1};
     if (s->bytes) {
-        const uint32_t first = jj_cp(s, 0, &n);
+        const uint32_t first = sala_jj_cp(s, 0, &n);
         if (n < s->bytes && strchr("<>=^", s->data[n]) && s->data[n]) {
             f->fill = first;
             f->align = s->data[n];
@@ -389,7 +391,7 @@ static void read_spec(jj *j, const jj_str *s, spec *f)
     if (at < s->bytes)
         f->type = s->data[at++];
     if (at < s->bytes)
-        jj_fail(j, SALA_E_TEMPLATE, "format specification '%.*s' cannot be read", jj_clip(s->bytes), s->data);
+        sala_jj_fail(j, SALA_E_TEMPLATE, "format specification '%.*s' cannot be read", jj_clip(s->bytes), s->data);
 }
 
 static void put_formatted(jj_builder *b, jj_val v, const jj_str *how)
@@ -401,32 +403,33 @@ static void put_formatted(jj_builder *b, jj_val v, const jj_str *how)
     int64_t i;
     jj_str *s = NULL;
     if (how->bytes == 0) {
-        jj_put_val(b, v);
+        sala_jj_put_val(b, v);
         return;
     }
     read_spec(j, how, &f);
     if (v.kind == JJ_STR) {
         if (f.type && f.type != 's')
-            jj_fail(j, SALA_E_TEMPLATE, "format '%c' does not fit a string", f.type);
+            sala_jj_fail(j, SALA_E_TEMPLATE, "format '%c' does not fit a string", f.type);
         s = cut(j, v.u.s, f.precision);
         if (f.zero && !f.align)
             f.fill = '0';
-    } else if (jj_is_int(v, &i) && (f.type == 0 || strchr("bcdoxXn", f.type)) && !(v.kind == JJ_BOOL && !f.type)) {
+    } else if (sala_jj_is_int(v, &i) && (f.type == 0 || strchr("bcdoxXn", f.type)) && !(v.kind == JJ_BOOL && !f.type)) {
         if (f.precision >= 0)
-            jj_fail(j, SALA_E_TEMPLATE, "a precision does not fit an integer");
+            sala_jj_fail(j, SALA_E_TEMPLATE, "a precision does not fit an integer");
         if (f.type == 'c') {
             jj_builder one = {.j = j};
-            jj_put_cp(&one, i >= 0 && i < 0x110000 && !(i >= 0xD800 && i < 0xE000) ? (uint32_t)i : 0xFFFD, false);
-            s = jj_finish(&one);
+            sala_jj_put_cp(&one, i >= 0 && i < 0x110000 && !(i >= 0xD800 && i < 0xE000) ? (uint32_t)i : 0xFFFD, false);
+            s = sala_jj_finish(&one);
         } else {
             s = int_text(j, i, &f, &head);
         }
-    } else if (jj_is_number(v, &x) && (f.type == 0 || strchr("eEfFgGn%", f.type))) {
+    } else if (sala_jj_is_number(v, &x) && (f.type == 0 || strchr("eEfFgGn%", f.type))) {
         if (f.type == 'n')
             f.type = 'g';
         s = float_text(j, x, &f, &head);
     } else {
-        jj_fail(j, SALA_E_TEMPLATE, "format '%.*s' does not fit a %s", jj_clip(how->bytes), how->data, jj_type_name(v));
+        sala_jj_fail(j, SALA_E_TEMPLATE, "format '%.*s' does not fit a %s", jj_clip(how->bytes), how->data,
+                     sala_jj_type_name(v));
     }
     if (v.kind != JJ_STR) {
         if (!f.align)
@@ -434,7 +437,7 @@ static void put_formatted(jj_builder *b, jj_val v, const jj_str *how)
         if (f.zero && f.fill == ' ')
             f.fill = '0';
     } else if (f.align == '=') {
-        jj_fail(j, SALA_E_TEMPLATE, "alignment '=' does not fit a string");
+        sala_jj_fail(j, SALA_E_TEMPLATE, "alignment '=' does not fit a string");
     }
     put_padded(b, s, &f, head);
 }
@@ -449,21 +452,21 @@ typedef struct formatter {
 static jj_val named_value(jj *j, formatter *x, const jj_str *name)
 {
     int64_t i;
-    if (name->bytes == 0 || jj_parse_int(name->data, name->bytes, 10, &i)) {
+    if (name->bytes == 0 || sala_jj_parse_int(name->data, name->bytes, 10, &i)) {
         const int numbering = name->bytes == 0 ? 1 : 2;
         if (x->numbering && x->numbering != numbering)
-            jj_fail(j, SALA_E_TEMPLATE, "a format mixes {} and {0}");
+            sala_jj_fail(j, SALA_E_TEMPLATE, "a format mixes {} and {0}");
         x->numbering = numbering;
         if (numbering == 1)
             i = (int64_t)x->next++;
         if (i < 0 || (uint64_t)i >= x->args->n_pos)
-            jj_fail(j, SALA_E_TEMPLATE, "a format asks for value %lld of %zu", (long long)i, x->args->n_pos);
+            sala_jj_fail(j, SALA_E_TEMPLATE, "a format asks for value %lld of %zu", (long long)i, x->args->n_pos);
         return x->args->v[i].value;
     }
     for (size_t k = x->args->n_pos; k < x->args->n; k++)
-        if (jj_is(name, x->args->v[k].name))
+        if (sala_jj_is(name, x->args->v[k].name))
             return x->args->v[k].value;
-    jj_fail(j, SALA_E_TEMPLATE, "a format asks for '%.*s', which was not given", jj_clip(name->bytes), name->data);
+    sala_jj_fail(j, SALA_E_TEMPLATE, "a format asks for '%.*s', which was not given", jj_clip(name->bytes), name->data);
 }
 
 /* The value of a.b[c] */
@@ -473,22 +476,22 @@ static jj_val field_value(jj *j, formatter *x, size_t from, size_t to)
     size_t at = from;
     while (at < to && s->data[at] != '.' && s->data[at] != '[')
         at++;
-    jj_val v = named_value(j, x, jj_sub(j, s, from, at - from));
+    jj_val v = named_value(j, x, sala_jj_sub(j, s, from, at - from));
     while (at < to) {
         const bool attribute = s->data[at] == '.';
         const size_t begin = ++at;
         while (at < to && (attribute ? s->data[at] != '.' && s->data[at] != '[' : s->data[at] != ']'))
             at++;
-        const jj_str *name = jj_sub(j, s, begin, at - begin);
+        const jj_str *name = sala_jj_sub(j, s, begin, at - begin);
         int64_t i;
         if (name->bytes == 0 || (!attribute && at >= to))
-            jj_fail(j, SALA_E_TEMPLATE, "a field of a format cannot be read");
+            sala_jj_fail(j, SALA_E_TEMPLATE, "a field of a format cannot be read");
         if (attribute)
-            v = jj_getattr(j, v, jj_text(j, name->data, name->bytes));
-        else if (jj_parse_int(name->data, name->bytes, 10, &i))
-            v = jj_getitem(j, v, jj_int(i));
+            v = sala_jj_getattr(j, v, sala_jj_text(j, name->data, name->bytes));
+        else if (sala_jj_parse_int(name->data, name->bytes, 10, &i))
+            v = sala_jj_getitem(j, v, jj_int(i));
         else
-            v = jj_getitem(j, v, (jj_val){.kind = JJ_STR, .u.s = (jj_str *)(uintptr_t)name});
+            v = sala_jj_getitem(j, v, (jj_val){.kind = JJ_STR, .u.s = (jj_str *)(uintptr_t)name});
         at += !attribute;
     }
     return v;
@@ -511,16 +514,16 @@ static void put_field(jj_builder *b, formatter *x, size_t from, size_t to, int l
     if (at < to && s->data[at] == '!') {
         const char how = at + 1 < to ? s->data[at + 1] : 0;
         if (how != 's' && how != 'r' && how != 'a')
-            jj_fail(j, SALA_E_TEMPLATE, "unknown conversion behind ! in a format; expected s, r or a");
-        v = jj_str_val(how == 's' ? jj_to_str(j, v) : how == 'r' ? jj_repr(j, v) : ascii_repr(j, v));
+            sala_jj_fail(j, SALA_E_TEMPLATE, "unknown conversion behind ! in a format; expected s, r or a");
+        v = jj_str_val(how == 's' ? sala_jj_to_str(j, v) : how == 'r' ? sala_jj_repr(j, v) : ascii_repr(j, v));
         at += 2;
     }
     if (at < to && s->data[at] != ':')
-        jj_fail(j, SALA_E_TEMPLATE, "expected ':' behind the conversion in a format");
+        sala_jj_fail(j, SALA_E_TEMPLATE, "expected ':' behind the conversion in a format");
     jj_builder how = {.j = j};
     if (at < to)
         put_fields(&how, x, at + 1, to, level + 1);
-    put_formatted(b, v, jj_finish(&how));
+    put_formatted(b, v, sala_jj_finish(&how));
 }
 
 static void put_fields(jj_builder *b, formatter *x, size_t from, size_t to, int level)
@@ -528,16 +531,16 @@ static void put_fields(jj_builder *b, formatter *x, size_t from, size_t to, int 
     jj *j = b->j;
     const jj_str *s = x->s;
     if (level > 2)
-        jj_fail(j, SALA_E_TEMPLATE, "fields of a format nest too deeply");
+        sala_jj_fail(j, SALA_E_TEMPLATE, "fields of a format nest too deeply");
     for (size_t at = from; at < to;) {
         size_t p = at;
         while (p < to && s->data[p] != '{' && s->data[p] != '}')
             p++;
-        jj_put_sub(b, s, at, p - at);
+        sala_jj_put_sub(b, s, at, p - at);
         if (p >= to)
             return;
         if (p + 1 < to && s->data[p + 1] == s->data[p] && level == 0) {
-            jj_put_sub(b, s, p, 1);
+            sala_jj_put_sub(b, s, p, 1);
             at = p + 2;
             continue;
         }
@@ -548,13 +551,13 @@ static void put_fields(jj_builder *b, formatter *x, size_t from, size_t to, int 
                 break;
         }
         if (s->data[p] == '}' || end >= to)
-            jj_fail(j, SALA_E_TEMPLATE, "single '%c' in a format", s->data[p]);
+            sala_jj_fail(j, SALA_E_TEMPLATE, "single '%c' in a format", s->data[p]);
         put_field(b, x, p + 1, end, level);
         at = end + 1;
     }
 }
 
-jj_val jj_str_format(jj *j, jj_val self, const jj_args *args)
+jj_val sala_jj_str_format(jj *j, jj_val self, const jj_args *args)
 {
     formatter x = {.s = self.u.s, .args = args};
     jj_builder b = {.j = j};

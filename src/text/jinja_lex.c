@@ -28,7 +28,7 @@ static const struct {
     {"{", JT_LBRACE}, {"}", JT_RBRACE},
 };
 
-const char *jj_tok_text(jj_tok type)
+const char *sala_jj_tok_text(jj_tok type)
 {
     for (size_t i = 0; i < SALA_ARRAY_LEN(operators); i++)
         if (operators[i].type == type)
@@ -73,7 +73,7 @@ static jj_token *add(lexer *x, jj_tok type, size_t at)
 {
     if (x->n_tok == x->cap) {
         const size_t cap = x->cap ? 2 * x->cap : 64;
-        x->tok = jj_grow(x->j, x->tok, x->cap * sizeof *x->tok, cap * sizeof *x->tok);
+        x->tok = sala_jj_grow(x->j, x->tok, x->cap * sizeof *x->tok, cap * sizeof *x->tok);
         x->cap = cap;
     }
     jj_token *t = &x->tok[x->n_tok++];
@@ -85,7 +85,7 @@ static _Noreturn void fail_at(lexer *x, size_t at, const char *what)
 {
     x->j->line = line_of(x, at);
     x->j->at = (int64_t)at;
-    jj_fail(x->j, SALA_E_TEMPLATE, "%s", what);
+    sala_jj_fail(x->j, SALA_E_TEMPLATE, "%s", what);
 }
 
 static bool starts(const lexer *x, size_t at, const char *what)
@@ -105,7 +105,7 @@ static size_t skip_space(const lexer *x, size_t at)
 {
     while (at < x->n) {
         size_t len;
-        if (!jj_is_space(cp_at(x, at, &len)))
+        if (!sala_jj_is_space(cp_at(x, at, &len)))
             break;
         at += len;
     }
@@ -120,7 +120,7 @@ static size_t space_before(const lexer *x, size_t from, size_t to)
         while (p > from && ((unsigned char)x->s[p] & 0xC0) == 0x80)
             p--;
         size_t len;
-        if (!jj_is_space(cp_at(x, p, &len)))
+        if (!sala_jj_is_space(cp_at(x, p, &len)))
             break;
         to = p;
     }
@@ -140,7 +140,7 @@ static void add_data(lexer *x, size_t from, size_t to, char sign, bool is_variab
             to = line;
     }
     if (to > from)
-        add(x, JT_DATA, from)->s = jj_str_of(x->j, x->s + from, to - from, false);
+        add(x, JT_DATA, from)->s = sala_jj_str_of(x->j, x->s + from, to - from, false);
 }
 
 /* The end of a tag at `at`: returns the position behind it, and what it swallows; 0 if there is none. */
@@ -228,7 +228,7 @@ static size_t digits(const lexer *x, size_t at)
 
 static char *without_underscores(lexer *x, size_t from, size_t to)
 {
-    char *out = jj_alloc(x->j, to - from + 1);
+    char *out = sala_jj_alloc(x->j, to - from + 1);
     size_t n = 0;
     for (size_t p = from; p < to; p++)
         if (x->s[p] != '_')
@@ -263,7 +263,7 @@ static bool lex_float(lexer *x)
         return false;
     const char *text = without_underscores(x, x->at, p);
     jj_token *t = add(x, JT_FLOAT, x->at);
-    if (!jj_parse_float(text, strlen(text), &t->f))
+    if (!sala_jj_parse_float(text, strlen(text), &t->f))
         fail_at(x, x->at, "number that cannot be read");
     set_at(x, p);
     return true;
@@ -307,7 +307,7 @@ static bool lex_int(lexer *x)
             break;
         if (__builtin_mul_overflow(v, base, &v) || __builtin_add_overflow(v, digit_value(x->s[q]), &v)) {
             x->j->line = line_of(x, x->at);
-            jj_fail(x->j, SALA_E_LIMIT, "an integer beyond 64 bits");
+            sala_jj_fail(x->j, SALA_E_LIMIT, "an integer beyond 64 bits");
         }
         p = q + 1;
     }
@@ -334,7 +334,7 @@ static bool lex_name(lexer *x)
     }
     if (p == x->at)
         return false;
-    add(x, JT_NAME, x->at)->text = jj_text(x->j, x->s + x->at, p - x->at);
+    add(x, JT_NAME, x->at)->text = sala_jj_text(x->j, x->s + x->at, p - x->at);
     set_at(x, p);
     return true;
 }
@@ -356,7 +356,7 @@ static void put_escape(lexer *x, jj_builder *b, size_t *p, size_t end)
     const char c = x->s[(*p)++];
     for (size_t i = 0; i + 1 < sizeof plain; i += 2)
         if (c == plain[i]) {
-            jj_put(b, &plain[i + 1], 1, false);
+            sala_jj_put(b, &plain[i + 1], 1, false);
             return;
         }
     if (c == '\n')
@@ -365,7 +365,7 @@ static void put_escape(lexer *x, jj_builder *b, size_t *p, size_t end)
         uint32_t v = (uint32_t)(c - '0');
         for (int i = 0; i < 2 && *p < end && x->s[*p] >= '0' && x->s[*p] <= '7'; i++)
             v = v * 8 + (uint32_t)(x->s[(*p)++] - '0');
-        jj_put_cp(b, v, false);
+        sala_jj_put_cp(b, v, false);
         return;
     }
     if (c == 'x' || c == 'u' || c == 'U') {
@@ -379,16 +379,16 @@ static void put_escape(lexer *x, jj_builder *b, size_t *p, size_t end)
                 *p = q;
             }
         }
-        jj_put_cp(b, v > 0x10FFFF || (v >= 0xD800 && v < 0xE000) ? 0xFFFD : v, false);
+        sala_jj_put_cp(b, v > 0x10FFFF || (v >= 0xD800 && v < 0xE000) ? 0xFFFD : v, false);
         return;
     }
     if (c == 'N')
         fail_at(x, *p, "\\N{...} escapes are not supported");
-    jj_put(b, "\\", 1, false); /* an escape that Python does not know stays as it is */
+    sala_jj_put(b, "\\", 1, false); /* an escape that Python does not know stays as it is */
     (*p)--;
     size_t len;
     cp_at(x, *p, &len);
-    jj_put(b, x->s + *p, len, false);
+    sala_jj_put(b, x->s + *p, len, false);
     *p += len;
 }
 
@@ -407,14 +407,14 @@ static bool lex_string(lexer *x)
     while (p < end) {
         const char *stop = memchr(x->s + p, '\\', end - p);
         const size_t q = stop ? (size_t)(stop - x->s) : end;
-        jj_put(&b, x->s + p, q - p, false);
+        sala_jj_put(&b, x->s + p, q - p, false);
         p = q;
         if (p < end) {
             p++;
             put_escape(x, &b, &p, end);
         }
     }
-    jj_str *s = jj_finish(&b);
+    jj_str *s = sala_jj_finish(&b);
     add(x, JT_STRING, x->at)->s = s;
     set_at(x, end + 1);
     return true;
@@ -425,12 +425,12 @@ static void balance(lexer *x, jj_tok type)
     if (type == JT_LPAREN || type == JT_LBRACKET || type == JT_LBRACE) {
         if (x->n_balance == x->cap_balance) {
             const size_t cap = x->cap_balance ? 2 * x->cap_balance : 64;
-            x->balance = jj_grow(x->j, x->balance, x->cap_balance, cap);
+            x->balance = sala_jj_grow(x->j, x->balance, x->cap_balance, cap);
             x->cap_balance = cap;
         }
         x->balance[x->n_balance++] = type == JT_LPAREN ? ')' : type == JT_LBRACKET ? ']' : '}';
     } else if (type == JT_RPAREN || type == JT_RBRACKET || type == JT_RBRACE) {
-        const char got = *jj_tok_text(type);
+        const char got = *sala_jj_tok_text(type);
         char what[64];
         if (x->n_balance == 0) {
             snprintf(what, sizeof what, "unexpected '%c'", got);
@@ -495,7 +495,7 @@ static void lex_root(lexer *x)
             p += p < x->n;
         }
         if (p >= x->n) {
-            add(x, JT_DATA, x->at)->s = jj_str_of(x->j, s + x->at, x->n - x->at, false);
+            add(x, JT_DATA, x->at)->s = sala_jj_str_of(x->j, s + x->at, x->n - x->at, false);
             return;
         }
         const char kind = s[p + 1];
@@ -521,9 +521,9 @@ static void lex_root(lexer *x)
     }
 }
 
-jj_token *jj_lex(jj *j, const char *source, size_t bytes)
+jj_token *sala_jj_lex(jj *j, const char *source, size_t bytes)
 {
-    char *s = jj_alloc(j, (uint64_t)bytes + 1);
+    char *s = sala_jj_alloc(j, (uint64_t)bytes + 1);
     size_t n = 0;
     for (size_t i = 0; i < bytes; i++) {
         if (source[i] == '\r') {

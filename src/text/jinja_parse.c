@@ -33,19 +33,20 @@ static _Noreturn void fail_here(parser *p, const char *fmt, ...)
     va_start(args, fmt);
     p->j->line = p->tok->line;
     p->j->at = (int64_t)p->tok->at;
-    jj_vfail(p->j, SALA_E_TEMPLATE, fmt, args);
+    sala_jj_vfail(p->j, SALA_E_TEMPLATE, fmt, args);
 }
 
 static _Noreturn void fail_expected(parser *p, const char *what)
 {
-    fail_here(p, "expected %s, found '%s'", what, p->tok->type == JT_NAME ? p->tok->text : jj_tok_text(p->tok->type));
+    fail_here(p, "expected %s, found '%s'", what,
+              p->tok->type == JT_NAME ? p->tok->text : sala_jj_tok_text(p->tok->type));
 }
 
 static void deeper(parser *p)
 {
     if (++p->depth > MAX_PARSE_DEPTH) {
         p->j->line = p->tok->line;
-        jj_fail(p->j, SALA_E_LIMIT, "the template nests deeper than %d levels", MAX_PARSE_DEPTH);
+        sala_jj_fail(p->j, SALA_E_LIMIT, "the template nests deeper than %d levels", MAX_PARSE_DEPTH);
     }
 }
 
@@ -58,7 +59,7 @@ static const char *intern(parser *p, const char *text)
     for (interned *i = *slot; i; i = i->next)
         if (strcmp(i->text, text) == 0)
             return i->text;
-    interned *i = jj_alloc(p->j, sizeof *i);
+    interned *i = sala_jj_alloc(p->j, sizeof *i);
     *i = (interned){.text = text, .next = *slot};
     *slot = i;
     return text;
@@ -66,7 +67,7 @@ static const char *intern(parser *p, const char *text)
 
 static jj_node *node(parser *p, jj_node_kind kind, int line)
 {
-    jj_node *n = jj_alloc(p->j, sizeof *n);
+    jj_node *n = sala_jj_alloc(p->j, sizeof *n);
     *n = (jj_node){.kind = kind, .line = line};
     return n;
 }
@@ -75,7 +76,7 @@ static void add_kid(parser *p, jj_node *n, size_t *cap, jj_node *kid)
 {
     if (n->n_kids == *cap) {
         const size_t more = *cap ? 2 * *cap : 4;
-        n->kids = jj_grow(p->j, n->kids, *cap * sizeof *n->kids, more * sizeof *n->kids);
+        n->kids = sala_jj_grow(p->j, n->kids, *cap * sizeof *n->kids, more * sizeof *n->kids);
         *cap = more;
     }
     n->kids[n->n_kids++] = kid;
@@ -122,7 +123,7 @@ static void expect(parser *p, jj_tok type)
 {
     if (!skip(p, type)) {
         char what[32];
-        snprintf(what, sizeof what, type == JT_NAME ? "%s" : "'%s'", jj_tok_text(type));
+        snprintf(what, sizeof what, type == JT_NAME ? "%s" : "'%s'", sala_jj_tok_text(type));
         fail_expected(p, what);
     }
 }
@@ -172,7 +173,7 @@ static void parse_call_args(parser *p, jj_node *n)
                 fail_here(p, "argument '%s' behind **", p->tok->text);
             if (n->n_kwargs == kw_cap) {
                 const size_t more = kw_cap ? 2 * kw_cap : 4;
-                n->kwargs = jj_grow(p->j, n->kwargs, kw_cap * sizeof *n->kwargs, more * sizeof *n->kwargs);
+                n->kwargs = sala_jj_grow(p->j, n->kwargs, kw_cap * sizeof *n->kwargs, more * sizeof *n->kwargs);
                 kw_cap = more;
             }
             const char *name = intern(p, p->tok->text);
@@ -208,7 +209,7 @@ static const char *parse_dotted_name(parser *p)
     const char *name = expect_name(p);
     while (skip(p, JT_DOT)) {
         const char *more = expect_name(p);
-        char *joined = jj_alloc(p->j, strlen(name) + strlen(more) + 2);
+        char *joined = sala_jj_alloc(p->j, strlen(name) + strlen(more) + 2);
         sprintf(joined, "%s.%s", name, more);
         name = joined;
     }
@@ -221,7 +222,7 @@ static jj_node *parse_one_filter(parser *p, jj_node *in)
     jj_node *n = node(p, JN_FILTER, p->tok->line);
     n->a = in;
     n->name = parse_dotted_name(p);
-    n->fn = jj_find_filter(n->name);
+    n->fn = sala_jj_find_filter(n->name);
     if (at(p, JT_LPAREN))
         parse_call_args(p, n);
     return n;
@@ -348,14 +349,14 @@ static jj_node *parse_name(parser *p, bool with_ns)
     }
     if (strcmp(t->text, "none") == 0 || strcmp(t->text, "None") == 0) {
         jj_node *n = node(p, JN_CONST, t->line);
-        n->value = jj_none;
+        n->value = sala_jj_none;
         return n;
     }
     jj_node *n = node(p, JN_NAME, t->line);
     n->name = intern(p, t->text);
     if (with_ns && skip(p, JT_DOT)) {
         n->kind = JN_NSREF;
-        n->value = jj_lit(p->j, expect_name(p));
+        n->value = sala_jj_lit(p->j, expect_name(p));
     } else {
         note_special_name(p, n->name);
     }
@@ -375,9 +376,9 @@ static jj_node *parse_primary(parser *p, bool with_ns)
         next(p);
         if (at(p, JT_STRING)) {
             jj_builder b = {.j = p->j};
-            jj_put_str(&b, t->s);
+            sala_jj_put_str(&b, t->s);
             for (; at(p, JT_STRING); next(p))
-                jj_put_str(&b, p->tok->s);
+                sala_jj_put_str(&b, p->tok->s);
             n->value = jj_finish_val(&b);
         }
         return n;
@@ -408,7 +409,7 @@ static jj_node *parse_test(parser *p, jj_node *of)
     const bool negated = skip_name(p, "not");
     n->a = of;
     n->name = parse_dotted_name(p);
-    n->fn = jj_find_test(n->name);
+    n->fn = sala_jj_find_test(n->name);
     if (at(p, JT_LPAREN)) {
         parse_call_args(p, n);
     } else if ((at(p, JT_NAME) || at(p, JT_STRING) || at(p, JT_INT) || at(p, JT_FLOAT) || at(p, JT_LBRACKET) ||
@@ -537,7 +538,7 @@ static jj_node *parse_compare(parser *p)
         }
         if (n->n_kids == ops_cap) {
             const size_t more = ops_cap ? 2 * ops_cap : 4;
-            n->ops = jj_grow(p->j, n->ops, ops_cap * sizeof *n->ops, more * sizeof *n->ops);
+            n->ops = sala_jj_grow(p->j, n->ops, ops_cap * sizeof *n->ops, more * sizeof *n->ops);
             ops_cap = more;
         }
         n->ops[n->n_kids] = op;
@@ -663,7 +664,7 @@ static void close_tag(parser *p)
 
 static jj_body *new_bodies(parser *p, jj_node *n, size_t count)
 {
-    n->bodies = jj_alloc_array(p->j, count, sizeof *n->bodies);
+    n->bodies = sala_jj_alloc_array(p->j, count, sizeof *n->bodies);
     memset(n->bodies, 0, count * sizeof *n->bodies);
     n->n_bodies = count;
     return n->bodies;
@@ -681,7 +682,7 @@ static jj_node *parse_if(parser *p)
             add_kid(p, n, &cap, parse_tuple(p, false, false, NULL, false, false));
         if (n_bodies == cap_bodies) {
             const size_t more = cap_bodies ? 2 * cap_bodies : 4;
-            n->bodies = jj_grow(p->j, n->bodies, cap_bodies * sizeof *n->bodies, more * sizeof *n->bodies);
+            n->bodies = sala_jj_grow(p->j, n->bodies, cap_bodies * sizeof *n->bodies, more * sizeof *n->bodies);
             cap_bodies = more;
         }
         const jj_body body = parse_body(p, otherwise ? end : ends);
@@ -760,7 +761,8 @@ static void parse_params(parser *p, jj_node *n)
             otherwise = parse_expression(p, true);
         else if (n->n_kids && n->kids[n->n_kids - 1])
             fail_here(p, "parameter '%s' without a default behind one that has one", name);
-        n->params = jj_grow(p->j, n->params, n->n_params * sizeof *n->params, (n->n_params + 1) * sizeof *n->params);
+        n->params =
+            sala_jj_grow(p->j, n->params, n->n_params * sizeof *n->params, (n->n_params + 1) * sizeof *n->params);
         n->params[n->n_params++] = name;
         add_kid(p, n, &cap, otherwise);
     }
@@ -994,10 +996,10 @@ static jj_body parse_body(parser *p, const char *const *ends)
     return parse_items(p, ends);
 }
 
-jj_body jj_parse(jj *j, struct sala_jinja *t, const char *source, size_t bytes)
+jj_body sala_jj_parse(jj *j, struct sala_jinja *t, const char *source, size_t bytes)
 {
-    parser *p = jj_alloc(j, sizeof *p);
-    *p = (parser){.j = j, .tok = jj_lex(j, source, bytes)};
+    parser *p = sala_jj_alloc(j, sizeof *p);
+    *p = (parser){.j = j, .tok = sala_jj_lex(j, source, bytes)};
     t->name_loop = intern(p, "loop");
     t->name_caller = intern(p, "caller");
     t->name_varargs = intern(p, "varargs");

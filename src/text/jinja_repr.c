@@ -10,7 +10,7 @@
 /* ---- numbers ---- */
 
 /* strtod() and printf() speak the locale's decimal point; these two do not. */
-bool jj_parse_float(const char *s, size_t n, double *out)
+bool sala_jj_parse_float(const char *s, size_t n, double *out)
 {
     char text[400];
     const char *point = localeconv()->decimal_point;
@@ -52,7 +52,7 @@ static int shortest_digits(char digits[24], double v, int *exp)
     return n;
 }
 
-size_t jj_format_float(char dst[40], double v)
+size_t sala_jj_format_float(char dst[40], double v)
 {
     if (isnan(v) || isinf(v))
         return (size_t)snprintf(dst, 40, "%s", isnan(v) ? "nan" : v < 0 ? "-inf" : "inf");
@@ -97,11 +97,11 @@ size_t jj_format_float(char dst[40], double v)
     return (size_t)(p - dst);
 }
 
-bool jj_parse_int(const char *s, size_t n, int base, int64_t *out)
+bool sala_jj_parse_int(const char *s, size_t n, int base, int64_t *out)
 {
     uint32_t cp;
     int len;
-    while (n && (len = sala_utf8_decode(s, n, &cp)) > 0 && jj_is_space(cp)) {
+    while (n && (len = sala_utf8_decode(s, n, &cp)) > 0 && sala_jj_is_space(cp)) {
         s += len;
         n -= (size_t)len;
     }
@@ -109,7 +109,7 @@ bool jj_parse_int(const char *s, size_t n, int base, int64_t *out)
         size_t p = n - 1;
         while (p > 0 && ((unsigned char)s[p] & 0xC0) == 0x80)
             p--;
-        if (sala_utf8_decode(s + p, n - p, &cp) <= 0 || !jj_is_space(cp))
+        if (sala_utf8_decode(s + p, n - p, &cp) <= 0 || !sala_jj_is_space(cp))
             break;
         n = p;
     }
@@ -182,76 +182,76 @@ static void put_str_repr(jj_builder *b, const jj_str *s)
 {
     const bool single = s->bytes && memchr(s->data, '\'', s->bytes), twice = s->bytes && memchr(s->data, '"', s->bytes);
     const char quote = single && !twice ? '"' : '\'';
-    const bool input = s->bytes ? jj_is_input(s, 0) : s->input;
+    const bool input = s->bytes ? sala_jj_is_input(s, 0) : s->input;
     if (s->markup)
-        jj_put_lit(b, "Markup(", false);
-    jj_put(b, &quote, 1, input);
+        sala_jj_put_lit(b, "Markup(", false);
+    sala_jj_put(b, &quote, 1, input);
     for (size_t at = 0, n; at < s->bytes; at += n) {
-        const uint32_t cp = jj_cp(s, at, &n);
-        const bool from = jj_is_input(s, at);
+        const uint32_t cp = sala_jj_cp(s, at, &n);
+        const bool from = sala_jj_is_input(s, at);
         char text[16];
         if (cp == '\\' || cp == (unsigned char)quote)
             snprintf(text, sizeof text, "\\%c", (char)cp);
         else if (cp == '\n' || cp == '\r' || cp == '\t')
             snprintf(text, sizeof text, "\\%c", cp == '\n' ? 'n' : cp == '\r' ? 'r' : 't');
         else if (printable(cp)) {
-            jj_put_sub(b, s, at, n);
+            sala_jj_put_sub(b, s, at, n);
             continue;
         } else
             snprintf(text, sizeof text, cp < 0x100 ? "\\x%02x" : cp < 0x10000 ? "\\u%04x" : "\\U%08x", (unsigned)cp);
-        jj_put_lit(b, text, from);
+        sala_jj_put_lit(b, text, from);
     }
-    jj_put(b, &quote, 1, input);
+    sala_jj_put(b, &quote, 1, input);
     if (s->markup)
-        jj_put_lit(b, ")", false);
+        sala_jj_put_lit(b, ")", false);
 }
 
 static void put_list_repr(jj_builder *b, const jj_list *l, const char *open, const char *close, bool input)
 {
-    jj_put_lit(b, open, input);
+    sala_jj_put_lit(b, open, input);
     for (size_t i = 0; i < l->n; i++) {
         if (i)
-            jj_put_lit(b, ", ", input);
-        jj_put_repr(b, l->v[i], input);
+            sala_jj_put_lit(b, ", ", input);
+        sala_jj_put_repr(b, l->v[i], input);
     }
-    jj_put_lit(b, close, input);
+    sala_jj_put_lit(b, close, input);
 }
 
 static void put_dict_repr(jj_builder *b, const jj_dict *d, bool input)
 {
-    jj_put_lit(b, "{", input);
+    sala_jj_put_lit(b, "{", input);
     for (size_t i = 0; i < d->n; i++) {
         if (i)
-            jj_put_lit(b, ", ", input);
-        jj_put_repr(b, d->v[i].key, input);
-        jj_put_lit(b, ": ", input);
-        jj_put_repr(b, d->v[i].value, input);
+            sala_jj_put_lit(b, ", ", input);
+        sala_jj_put_repr(b, d->v[i].key, input);
+        sala_jj_put_lit(b, ": ", input);
+        sala_jj_put_repr(b, d->v[i].value, input);
     }
-    jj_put_lit(b, "}", input);
+    sala_jj_put_lit(b, "}", input);
 }
 
-void jj_put_repr(jj_builder *b, jj_val v, bool input)
+void sala_jj_put_repr(jj_builder *b, jj_val v, bool input)
 {
     jj *j = b->j;
     char text[100];
-    jj_step(j, 1);
-    jj_enter(j);
+    sala_jj_step(j, 1);
+    sala_jj_enter(j);
     switch (v.kind) {
     case JJ_UNDEFINED:
-        jj_put_lit(b, "Undefined", input);
+        sala_jj_put_lit(b, "Undefined", input);
         break;
     case JJ_NONE:
-        jj_put_lit(b, "None", input);
+        sala_jj_put_lit(b, "None", input);
         break;
     case JJ_BOOL:
-        jj_put_lit(b, v.u.b ? "True" : "False", input);
+        sala_jj_put_lit(b, v.u.b ? "True" : "False", input);
         break;
     case JJ_INT:
         snprintf(text, sizeof text, "%lld", (long long)v.u.i);
-        jj_put_lit(b, text, input);
+        sala_jj_put_lit(b, text, input);
         break;
     case JJ_FLOAT:
-        jj_put(b, text, jj_format_float(text, v.u.f), input);
+        sala_jj_put(b, text, sala_jj_format_float(text, v.u.f), input);
         break;
     case JJ_STR:
         put_str_repr(b, v.u.s);
@@ -266,19 +266,19 @@ void jj_put_repr(jj_builder *b, jj_val v, bool input)
         put_dict_repr(b, v.u.d, input || v.u.d->input);
         break;
     case JJ_NAMESPACE:
-        jj_put_lit(b, "<Namespace ", false);
+        sala_jj_put_lit(b, "<Namespace ", false);
         put_dict_repr(b, v.u.d, false);
-        jj_put_lit(b, ">", false);
+        sala_jj_put_lit(b, ">", false);
         break;
     case JJ_VIEW:
         input = input || v.u.view->d->input;
-        jj_put_lit(b,
-                   v.u.view->part == 'k'   ? "dict_keys("
-                   : v.u.view->part == 'v' ? "dict_values("
-                                           : "dict_items(",
-                   input);
-        put_list_repr(b, jj_items(j, v), "[", "]", input);
-        jj_put_lit(b, ")", input);
+        sala_jj_put_lit(b,
+                        v.u.view->part == 'k'   ? "dict_keys("
+                        : v.u.view->part == 'v' ? "dict_values("
+                                                : "dict_items(",
+                        input);
+        put_list_repr(b, sala_jj_items(j, v), "[", "]", input);
+        sala_jj_put_lit(b, ")", input);
         break;
     case JJ_RANGE:
         if (v.u.range->step == 1)
@@ -286,50 +286,50 @@ void jj_put_repr(jj_builder *b, jj_val v, bool input)
         else
             snprintf(text, sizeof text, "range(%lld, %lld, %lld)", (long long)v.u.range->start,
                      (long long)v.u.range->stop, (long long)v.u.range->step);
-        jj_put_lit(b, text, input);
+        sala_jj_put_lit(b, text, input);
         break;
     case JJ_LOOP:
         snprintf(text, sizeof text, "<LoopContext %lld/%lld>", (long long)v.u.loop->index0 + 1,
-                 (long long)jj_loop_length(j, v.u.loop));
-        jj_put_lit(b, text, false);
+                 (long long)sala_jj_loop_length(j, v.u.loop));
+        sala_jj_put_lit(b, text, false);
         break;
     case JJ_MACRO: {
         const jj_node *n = v.u.macro->node;
-        jj_put_lit(b, n->kind == JN_MACRO ? "<Macro '" : "<Macro anonymous", false);
-        jj_put_lit(b, n->kind == JN_MACRO ? n->name : "", false);
-        jj_put_lit(b, n->kind == JN_MACRO ? "'>" : ">", false);
+        sala_jj_put_lit(b, n->kind == JN_MACRO ? "<Macro '" : "<Macro anonymous", false);
+        sala_jj_put_lit(b, n->kind == JN_MACRO ? n->name : "", false);
+        sala_jj_put_lit(b, n->kind == JN_MACRO ? "'>" : ">", false);
         break;
     }
     default:
-        snprintf(text, sizeof text, "<%s>", jj_type_name(v));
-        jj_put_lit(b, text, false);
+        snprintf(text, sizeof text, "<%s>", sala_jj_type_name(v));
+        sala_jj_put_lit(b, text, false);
         break;
     }
-    jj_leave(j);
+    sala_jj_leave(j);
 }
 
-void jj_put_val(jj_builder *b, jj_val v)
+void sala_jj_put_val(jj_builder *b, jj_val v)
 {
     if (v.kind == JJ_STR)
-        jj_put_str(b, v.u.s);
+        sala_jj_put_str(b, v.u.s);
     else if (v.kind != JJ_UNDEFINED)
-        jj_put_repr(b, v, false);
+        sala_jj_put_repr(b, v, false);
 }
 
-jj_str *jj_to_str(jj *j, jj_val v)
+jj_str *sala_jj_to_str(jj *j, jj_val v)
 {
     if (v.kind == JJ_STR)
         return v.u.s;
     jj_builder b = {.j = j};
-    jj_put_val(&b, v);
-    return jj_finish(&b);
+    sala_jj_put_val(&b, v);
+    return sala_jj_finish(&b);
 }
 
-jj_str *jj_repr(jj *j, jj_val v)
+jj_str *sala_jj_repr(jj *j, jj_val v)
 {
     jj_builder b = {.j = j};
-    jj_put_repr(&b, v, false);
-    return jj_finish(&b);
+    sala_jj_put_repr(&b, v, false);
+    return sala_jj_finish(&b);
 }
 
 /* ---- json.dumps() ---- */
@@ -342,11 +342,11 @@ typedef struct json_style {
 
 static void put_json_str(jj_builder *b, const jj_str *s, bool ascii)
 {
-    const bool input = s->bytes ? jj_is_input(s, 0) : s->input;
-    jj_put_lit(b, "\"", input);
+    const bool input = s->bytes ? sala_jj_is_input(s, 0) : s->input;
+    sala_jj_put_lit(b, "\"", input);
     size_t run = 0;
     for (size_t at = 0, n; at < s->bytes; at += n) {
-        const uint32_t cp = jj_cp(s, at, &n);
+        const uint32_t cp = sala_jj_cp(s, at, &n);
         static const char shorthand[] = "\"\"\\\\\nn\rr\tt\ff\bb";
         char text[16] = "";
         for (size_t i = 0; cp < 128 && i + 1 < sizeof shorthand; i += 2)
@@ -360,34 +360,34 @@ static void put_json_str(jj_builder *b, const jj_str *s, bool ascii)
         }
         if (!*text)
             continue;
-        jj_put_sub(b, s, run, at - run);
-        jj_put_lit(b, text, jj_is_input(s, at));
+        sala_jj_put_sub(b, s, run, at - run);
+        sala_jj_put_lit(b, text, sala_jj_is_input(s, at));
         run = at + n;
     }
-    jj_put_sub(b, s, run, s->bytes - run);
-    jj_put_lit(b, "\"", input);
+    sala_jj_put_sub(b, s, run, s->bytes - run);
+    sala_jj_put_lit(b, "\"", input);
 }
 
 static void put_json_scalar(jj_builder *b, jj_val v, bool input)
 {
     char text[40];
     if (v.kind == JJ_FLOAT && !isfinite(v.u.f))
-        jj_put_lit(b, isnan(v.u.f) ? "NaN" : v.u.f < 0 ? "-Infinity" : "Infinity", input);
+        sala_jj_put_lit(b, isnan(v.u.f) ? "NaN" : v.u.f < 0 ? "-Infinity" : "Infinity", input);
     else if (v.kind == JJ_FLOAT)
-        jj_put(b, text, jj_format_float(text, v.u.f), input);
+        sala_jj_put(b, text, sala_jj_format_float(text, v.u.f), input);
     else if (v.kind == JJ_INT)
-        jj_put(b, text, (size_t)snprintf(text, sizeof text, "%lld", (long long)v.u.i), input);
+        sala_jj_put(b, text, (size_t)snprintf(text, sizeof text, "%lld", (long long)v.u.i), input);
     else
-        jj_put_lit(b, v.kind == JJ_NONE ? "null" : v.u.b ? "true" : "false", input);
+        sala_jj_put_lit(b, v.kind == JJ_NONE ? "null" : v.u.b ? "true" : "false", input);
 }
 
 static void put_json_line(jj_builder *b, const json_style *style, int level, bool input)
 {
     if (!style->indent)
         return;
-    jj_put_lit(b, "\n", input);
+    sala_jj_put_lit(b, "\n", input);
     for (int i = 0; i < level; i++)
-        jj_put_str(b, style->indent);
+        sala_jj_put_str(b, style->indent);
 }
 
 static void put_json(jj_builder *b, const json_style *style, jj_val v, int level, bool input);
@@ -395,44 +395,44 @@ static void put_json(jj_builder *b, const json_style *style, jj_val v, int level
 static void put_json_dict(jj_builder *b, const json_style *style, const jj_dict *d, int level, bool input)
 {
     jj *j = b->j;
-    const jj_pair **order = jj_alloc_array(j, d->n, sizeof *order);
+    const jj_pair **order = sala_jj_alloc_array(j, d->n, sizeof *order);
     for (size_t i = 0; i < d->n; i++)
         order[i] = &d->v[i];
     for (size_t i = 1; style->sort && i < d->n; i++) { /* insertion: objects to be sorted are small */
         const jj_pair *p = order[i];
         size_t k = i;
-        for (; k > 0 && jj_order(j, p->key, order[k - 1]->key, "<") == -1; k--)
+        for (; k > 0 && sala_jj_order(j, p->key, order[k - 1]->key, "<") == -1; k--)
             order[k] = order[k - 1];
         order[k] = p;
     }
-    jj_put_lit(b, "{", input);
+    sala_jj_put_lit(b, "{", input);
     for (size_t i = 0; i < d->n; i++) {
         const jj_val key = order[i]->key;
         if (i)
-            jj_put(b, style->comma->data, style->comma->bytes, input);
+            sala_jj_put(b, style->comma->data, style->comma->bytes, input);
         put_json_line(b, style, level + 1, input);
         if (key.kind == JJ_STR) {
             put_json_str(b, key.u.s, style->ascii);
         } else if (key.kind == JJ_INT || key.kind == JJ_FLOAT || key.kind == JJ_BOOL || key.kind == JJ_NONE) {
-            jj_put_lit(b, "\"", input);
+            sala_jj_put_lit(b, "\"", input);
             put_json_scalar(b, key, input);
-            jj_put_lit(b, "\"", input);
+            sala_jj_put_lit(b, "\"", input);
         } else {
-            jj_fail(j, SALA_E_TEMPLATE, "a %s cannot be a key in JSON", jj_type_name(key));
+            sala_jj_fail(j, SALA_E_TEMPLATE, "a %s cannot be a key in JSON", sala_jj_type_name(key));
         }
-        jj_put(b, style->colon->data, style->colon->bytes, input);
+        sala_jj_put(b, style->colon->data, style->colon->bytes, input);
         put_json(b, style, order[i]->value, level + 1, input);
     }
     if (d->n)
         put_json_line(b, style, level, input);
-    jj_put_lit(b, "}", input);
+    sala_jj_put_lit(b, "}", input);
 }
 
 static void put_json(jj_builder *b, const json_style *style, jj_val v, int level, bool input)
 {
     jj *j = b->j;
-    jj_step(j, 1);
-    jj_enter(j);
+    sala_jj_step(j, 1);
+    sala_jj_enter(j);
     switch (v.kind) {
     case JJ_NONE:
     case JJ_BOOL:
@@ -446,51 +446,52 @@ static void put_json(jj_builder *b, const json_style *style, jj_val v, int level
     case JJ_LIST:
     case JJ_TUPLE:
         input = input || v.u.l->input;
-        jj_put_lit(b, "[", input);
+        sala_jj_put_lit(b, "[", input);
         for (size_t i = 0; i < v.u.l->n; i++) {
             if (i)
-                jj_put(b, style->comma->data, style->comma->bytes, input);
+                sala_jj_put(b, style->comma->data, style->comma->bytes, input);
             put_json_line(b, style, level + 1, input);
             put_json(b, style, v.u.l->v[i], level + 1, input);
         }
         if (v.u.l->n)
             put_json_line(b, style, level, input);
-        jj_put_lit(b, "]", input);
+        sala_jj_put_lit(b, "]", input);
         break;
     case JJ_DICT:
         put_json_dict(b, style, v.u.d, level, input || v.u.d->input);
         break;
     default:
-        jj_fail(j, SALA_E_TEMPLATE, "a value of type %s has no JSON form", jj_type_name(v));
+        sala_jj_fail(j, SALA_E_TEMPLATE, "a value of type %s has no JSON form", sala_jj_type_name(v));
     }
-    jj_leave(j);
+    sala_jj_leave(j);
 }
 
 /* tojson(ensure_ascii=False, indent=None, separators=None, sort_keys=False), as transformers defines it. Brackets,
  * commas and names of what stands in the variables count as theirs. */
-jj_val jj_tojson(jj *j, jj_val self, const jj_val *a)
+jj_val sala_jj_tojson(jj *j, jj_val self, const jj_val *a)
 {
-    json_style style = {.ascii = a[0].kind != JJ_MISSING && jj_truth(j, a[0]),
-                        .sort = a[3].kind != JJ_MISSING && jj_truth(j, a[3])};
+    json_style style = {.ascii = a[0].kind != JJ_MISSING && sala_jj_truth(j, a[0]),
+                        .sort = a[3].kind != JJ_MISSING && sala_jj_truth(j, a[3])};
     int64_t width;
     if (a[1].kind == JJ_STR) {
         style.indent = a[1].u.s;
-    } else if (jj_is_int(a[1], &width)) {
+    } else if (sala_jj_is_int(a[1], &width)) {
         jj_builder spaces = {.j = j};
-        jj_put_fill(&spaces, ' ', width);
-        style.indent = jj_finish(&spaces);
+        sala_jj_put_fill(&spaces, ' ', width);
+        style.indent = sala_jj_finish(&spaces);
     } else if (a[1].kind != JJ_MISSING && a[1].kind != JJ_NONE) {
-        jj_fail(j, SALA_E_TEMPLATE, "indent of tojson has to be a number or string, found %s", jj_type_name(a[1]));
+        sala_jj_fail(j, SALA_E_TEMPLATE, "indent of tojson has to be a number or string, found %s",
+                     sala_jj_type_name(a[1]));
     }
     if (a[2].kind == JJ_MISSING || a[2].kind == JJ_NONE) {
-        style.comma = jj_lit(j, style.indent ? "," : ", ").u.s;
-        style.colon = jj_lit(j, ": ").u.s;
+        style.comma = sala_jj_lit(j, style.indent ? "," : ", ").u.s;
+        style.colon = sala_jj_lit(j, ": ").u.s;
     } else {
-        const jj_list *pair = jj_items(j, a[2]);
+        const jj_list *pair = sala_jj_items(j, a[2]);
         if (pair->n != 2)
-            jj_fail(j, SALA_E_TEMPLATE, "separators of tojson have to be two strings, found %zu", pair->n);
-        style.comma = jj_want_str(j, pair->v[0], "a separator of tojson");
-        style.colon = jj_want_str(j, pair->v[1], "a separator of tojson");
+            sala_jj_fail(j, SALA_E_TEMPLATE, "separators of tojson have to be two strings, found %zu", pair->n);
+        style.comma = sala_jj_want_str(j, pair->v[0], "a separator of tojson");
+        style.colon = sala_jj_want_str(j, pair->v[1], "a separator of tojson");
     }
     jj_builder b = {.j = j};
     put_json(&b, &style, self, 0, false);

@@ -55,7 +55,7 @@ static bool is_cased(uint32_t cp)
     return is_upper(cp) || is_lower(cp) || category(cp) == UTF8PROC_CATEGORY_LT;
 }
 
-uint32_t jj_title_cp(uint32_t cp)
+uint32_t sala_jj_title_cp(uint32_t cp)
 {
     return (uint32_t)utf8proc_totitle((utf8proc_int32_t)cp);
 }
@@ -67,10 +67,10 @@ static void put_upper(jj_builder *b, uint32_t cp, bool title, bool input)
             continue;
         const uint32_t *to = title ? special_upper[i].title : special_upper[i].upper;
         for (int k = 0; k < 3 && to[k]; k++)
-            jj_put_cp(b, to[k], input);
+            sala_jj_put_cp(b, to[k], input);
         return;
     }
-    jj_put_cp(b, title ? jj_title_cp(cp) : (uint32_t)utf8proc_toupper((utf8proc_int32_t)cp), input);
+    sala_jj_put_cp(b, title ? sala_jj_title_cp(cp) : (uint32_t)utf8proc_toupper((utf8proc_int32_t)cp), input);
 }
 
 static bool ignorable(uint32_t cp)
@@ -90,14 +90,14 @@ static bool final_sigma(const jj_str *s, size_t at, size_t len)
         do
             p--;
         while (p > 0 && ((unsigned char)s->data[p] & 0xC0) == 0x80);
-        const uint32_t cp = jj_cp(s, p, &n);
+        const uint32_t cp = sala_jj_cp(s, p, &n);
         if (!ignorable(cp)) {
             before = is_cased(cp);
             break;
         }
     }
     for (size_t p = at + len; before && p < s->bytes; p += n) {
-        const uint32_t cp = jj_cp(s, p, &n);
+        const uint32_t cp = sala_jj_cp(s, p, &n);
         if (!ignorable(cp))
             return !is_cased(cp);
     }
@@ -106,57 +106,57 @@ static bool final_sigma(const jj_str *s, size_t at, size_t len)
 
 static void put_lower(jj_builder *b, const jj_str *s, size_t at, uint32_t cp, size_t len)
 {
-    const bool input = jj_is_input(s, at);
+    const bool input = sala_jj_is_input(s, at);
     if (cp == 0x130) {
-        jj_put_cp(b, 'i', input);
-        jj_put_cp(b, 0x307, input);
+        sala_jj_put_cp(b, 'i', input);
+        sala_jj_put_cp(b, 0x307, input);
     } else if (cp == 0x3A3) {
-        jj_step(b->j, s->bytes / 64);
-        jj_put_cp(b, final_sigma(s, at, len) ? 0x3C2 : 0x3C3, input);
+        sala_jj_step(b->j, s->bytes / 64);
+        sala_jj_put_cp(b, final_sigma(s, at, len) ? 0x3C2 : 0x3C3, input);
     } else {
-        jj_put_cp(b, (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp), input);
+        sala_jj_put_cp(b, (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp), input);
     }
 }
 
-jj_val jj_str_upper(jj *j, jj_val self, const jj_val *a)
+jj_val sala_jj_str_upper(jj *j, jj_val self, const jj_val *a)
 {
     (void)a;
     const jj_str *s = self.u.s;
     jj_builder b = {.j = j};
     for (size_t at = 0, n; at < s->bytes; at += n) {
-        const uint32_t cp = jj_cp(s, at, &n);
-        put_upper(&b, cp, false, jj_is_input(s, at));
+        const uint32_t cp = sala_jj_cp(s, at, &n);
+        put_upper(&b, cp, false, sala_jj_is_input(s, at));
     }
-    jj_step(j, s->chars / 16);
+    sala_jj_step(j, s->chars / 16);
     return jj_finish_val(&b);
 }
 
-jj_val jj_str_lower(jj *j, jj_val self, const jj_val *a)
+jj_val sala_jj_str_lower(jj *j, jj_val self, const jj_val *a)
 {
     (void)a;
     const jj_str *s = self.u.s;
     jj_builder b = {.j = j};
     for (size_t at = 0, n; at < s->bytes; at += n) {
-        const uint32_t cp = jj_cp(s, at, &n);
+        const uint32_t cp = sala_jj_cp(s, at, &n);
         put_lower(&b, s, at, cp, n);
     }
-    jj_step(j, s->chars / 16);
+    sala_jj_step(j, s->chars / 16);
     return jj_finish_val(&b);
 }
 
-jj_val jj_str_capitalize(jj *j, jj_val self, const jj_val *a)
+jj_val sala_jj_str_capitalize(jj *j, jj_val self, const jj_val *a)
 {
     (void)a;
     const jj_str *s = self.u.s;
     jj_builder b = {.j = j};
     for (size_t at = 0, n; at < s->bytes; at += n) {
-        const uint32_t cp = jj_cp(s, at, &n);
+        const uint32_t cp = sala_jj_cp(s, at, &n);
         if (at == 0)
-            put_upper(&b, cp, true, jj_is_input(s, at));
+            put_upper(&b, cp, true, sala_jj_is_input(s, at));
         else
             put_lower(&b, s, at, cp, n);
     }
-    jj_step(j, s->chars / 16);
+    sala_jj_step(j, s->chars / 16);
     return jj_finish_val(&b);
 }
 
@@ -167,14 +167,14 @@ static jj_val str_title(jj *j, jj_val self, const jj_val *a)
     jj_builder b = {.j = j};
     bool inside = false;
     for (size_t at = 0, n; at < s->bytes; at += n) {
-        const uint32_t cp = jj_cp(s, at, &n);
+        const uint32_t cp = sala_jj_cp(s, at, &n);
         if (inside)
             put_lower(&b, s, at, cp, n);
         else
-            put_upper(&b, cp, true, jj_is_input(s, at));
+            put_upper(&b, cp, true, sala_jj_is_input(s, at));
         inside = is_cased(cp);
     }
-    jj_step(j, s->chars / 16);
+    sala_jj_step(j, s->chars / 16);
     return jj_finish_val(&b);
 }
 
@@ -186,13 +186,13 @@ static jj_val str_casefold(jj *j, jj_val self, const jj_val *a)
     for (size_t at = 0, n; at < s->bytes; at += n) {
         utf8proc_int32_t to[8];
         int boundary = 0;
-        const uint32_t cp = jj_cp(s, at, &n);
+        const uint32_t cp = sala_jj_cp(s, at, &n);
         const utf8proc_ssize_t count =
             utf8proc_decompose_char((utf8proc_int32_t)cp, to, SALA_ARRAY_LEN(to), UTF8PROC_CASEFOLD, &boundary);
         for (utf8proc_ssize_t i = 0; i < count && i < (utf8proc_ssize_t)SALA_ARRAY_LEN(to); i++)
-            jj_put_cp(&b, (uint32_t)to[i], jj_is_input(s, at));
+            sala_jj_put_cp(&b, (uint32_t)to[i], sala_jj_is_input(s, at));
     }
-    jj_step(j, s->chars / 16);
+    sala_jj_step(j, s->chars / 16);
     return jj_finish_val(&b);
 }
 
@@ -202,21 +202,21 @@ static jj_val str_swapcase(jj *j, jj_val self, const jj_val *a)
     const jj_str *s = self.u.s;
     jj_builder b = {.j = j};
     for (size_t at = 0, n; at < s->bytes; at += n) {
-        const uint32_t cp = jj_cp(s, at, &n);
+        const uint32_t cp = sala_jj_cp(s, at, &n);
         if (is_upper(cp))
             put_lower(&b, s, at, cp, n);
         else
-            put_upper(&b, cp, false, jj_is_input(s, at));
+            put_upper(&b, cp, false, sala_jj_is_input(s, at));
     }
-    jj_step(j, s->chars / 16);
+    sala_jj_step(j, s->chars / 16);
     return jj_finish_val(&b);
 }
 
-bool jj_str_is_case(const jj_str *s, bool upper)
+bool sala_jj_str_is_case(const jj_str *s, bool upper)
 {
     bool any = false;
     for (size_t at = 0, n; at < s->bytes; at += n) {
-        const uint32_t cp = jj_cp(s, at, &n);
+        const uint32_t cp = sala_jj_cp(s, at, &n);
         if (upper ? is_lower(cp) : is_upper(cp))
             return false;
         if (category(cp) == UTF8PROC_CATEGORY_LT)
@@ -229,15 +229,15 @@ bool jj_str_is_case(const jj_str *s, bool upper)
 static jj_val str_isupper(jj *j, jj_val self, const jj_val *a)
 {
     (void)a;
-    jj_step(j, self.u.s->chars / 16);
-    return jj_bool(jj_str_is_case(self.u.s, true));
+    sala_jj_step(j, self.u.s->chars / 16);
+    return jj_bool(sala_jj_str_is_case(self.u.s, true));
 }
 
 static jj_val str_islower(jj *j, jj_val self, const jj_val *a)
 {
     (void)a;
-    jj_step(j, self.u.s->chars / 16);
-    return jj_bool(jj_str_is_case(self.u.s, false));
+    sala_jj_step(j, self.u.s->chars / 16);
+    return jj_bool(sala_jj_str_is_case(self.u.s, false));
 }
 
 static jj_val str_istitle(jj *j, jj_val self, const jj_val *a)
@@ -245,9 +245,9 @@ static jj_val str_istitle(jj *j, jj_val self, const jj_val *a)
     (void)a;
     const jj_str *s = self.u.s;
     bool any = false, inside = false;
-    jj_step(j, s->chars / 16);
+    sala_jj_step(j, s->chars / 16);
     for (size_t at = 0, n; at < s->bytes; at += n) {
-        const uint32_t cp = jj_cp(s, at, &n);
+        const uint32_t cp = sala_jj_cp(s, at, &n);
         const bool upper = is_upper(cp) || category(cp) == UTF8PROC_CATEGORY_LT;
         if ((upper && inside) || (is_lower(cp) && !inside))
             return jj_bool(false);
@@ -283,9 +283,9 @@ static bool is_alnum(uint32_t cp)
 
 static jj_val all_are(jj *j, const jj_str *s, bool (*is)(uint32_t))
 {
-    jj_step(j, s->chars / 16);
+    sala_jj_step(j, s->chars / 16);
     for (size_t at = 0, n; at < s->bytes; at += n)
-        if (!is(jj_cp(s, at, &n)))
+        if (!is(sala_jj_cp(s, at, &n)))
             return jj_bool(false);
     return jj_bool(s->bytes > 0);
 }
@@ -306,7 +306,7 @@ ALL_ARE(str_isdecimal, is_decimal)
 ALL_ARE(str_isdigit, is_digit)
 ALL_ARE(str_isnumeric, is_numeric)
 ALL_ARE(str_isalnum, is_alnum)
-ALL_ARE(str_isspace, jj_is_space)
+ALL_ARE(str_isspace, sala_jj_is_space)
 #undef ALL_ARE
 
 static jj_val str_isascii(jj *j, jj_val self, const jj_val *a)
@@ -319,9 +319,9 @@ static jj_val str_isidentifier(jj *j, jj_val self, const jj_val *a)
 {
     (void)a;
     const jj_str *s = self.u.s;
-    jj_step(j, s->chars / 16);
+    sala_jj_step(j, s->chars / 16);
     for (size_t at = 0, n; at < s->bytes; at += n) {
-        const uint32_t cp = jj_cp(s, at, &n);
+        const uint32_t cp = sala_jj_cp(s, at, &n);
         if (cp != '_' && !is_letter(cp) && (at == 0 || !is_decimal(cp)))
             return jj_bool(false);
     }
@@ -333,9 +333,9 @@ static jj_val str_isidentifier(jj *j, jj_val self, const jj_val *a)
 static bool in_set(const jj_str *set, uint32_t cp)
 {
     if (!set)
-        return jj_is_space(cp);
+        return sala_jj_is_space(cp);
     for (size_t at = 0, n; at < set->bytes; at += n)
-        if (jj_cp(set, at, &n) == cp)
+        if (sala_jj_cp(set, at, &n) == cp)
             return true;
     return false;
 }
@@ -344,23 +344,23 @@ static jj_val strip(jj *j, jj_val self, jj_val chars, bool left, bool right)
 {
     const jj_str *s = self.u.s, *set = NULL;
     if (chars.kind != JJ_MISSING && chars.kind != JJ_NONE)
-        set = jj_want_str(j, chars, "what strip takes away");
+        set = sala_jj_want_str(j, chars, "what strip takes away");
     size_t from = 0, to = s->bytes, n;
-    while (left && from < to && in_set(set, jj_cp(s, from, &n)))
+    while (left && from < to && in_set(set, sala_jj_cp(s, from, &n)))
         from += n;
     while (right && to > from) {
         size_t p = to - 1;
         while (p > from && ((unsigned char)s->data[p] & 0xC0) == 0x80)
             p--;
-        if (!in_set(set, jj_cp(s, p, &n)))
+        if (!in_set(set, sala_jj_cp(s, p, &n)))
             break;
         to = p;
     }
-    jj_step(j, 1 + (s->bytes - (to - from)) / 8 * (set ? 1 + set->bytes / 8 : 1));
-    return jj_str_val(jj_sub(j, s, from, to - from));
+    sala_jj_step(j, 1 + (s->bytes - (to - from)) / 8 * (set ? 1 + set->bytes / 8 : 1));
+    return jj_str_val(sala_jj_sub(j, s, from, to - from));
 }
 
-jj_val jj_str_strip(jj *j, jj_val self, const jj_val *a)
+jj_val sala_jj_str_strip(jj *j, jj_val self, const jj_val *a)
 {
     return strip(j, self, a[0], true, true);
 }
@@ -387,14 +387,14 @@ static bool ends(const jj_str *s, const jj_str *what)
 
 static jj_val str_removeprefix(jj *j, jj_val self, const jj_val *a)
 {
-    const jj_str *s = self.u.s, *what = jj_want_str(j, a[0], "a prefix");
-    return begins(s, what) ? jj_str_val(jj_sub(j, s, what->bytes, s->bytes - what->bytes)) : self;
+    const jj_str *s = self.u.s, *what = sala_jj_want_str(j, a[0], "a prefix");
+    return begins(s, what) ? jj_str_val(sala_jj_sub(j, s, what->bytes, s->bytes - what->bytes)) : self;
 }
 
 static jj_val str_removesuffix(jj *j, jj_val self, const jj_val *a)
 {
-    const jj_str *s = self.u.s, *what = jj_want_str(j, a[0], "a suffix");
-    return ends(s, what) ? jj_str_val(jj_sub(j, s, 0, s->bytes - what->bytes)) : self;
+    const jj_str *s = self.u.s, *what = sala_jj_want_str(j, a[0], "a suffix");
+    return ends(s, what) ? jj_str_val(sala_jj_sub(j, s, 0, s->bytes - what->bytes)) : self;
 }
 
 /* ---- searching ---- */
@@ -404,15 +404,15 @@ static jj_val str_removesuffix(jj *j, jj_val self, const jj_val *a)
 static jj_str *part(jj *j, const jj_str *s, jj_val start, jj_val stop, size_t *at)
 {
     const int64_t n = (int64_t)s->chars;
-    int64_t from = jj_want_int(j, start, 0, "a position"), to = jj_want_int(j, stop, n, "a position");
+    int64_t from = sala_jj_want_int(j, start, 0, "a position"), to = sala_jj_want_int(j, stop, n, "a position");
     from = from < 0 ? sala_max_i64(0, from + n) : from;
     to = to < 0 ? sala_max_i64(0, to + n) : sala_min_i64(to, n);
     if (from > n || to < from)
         return NULL;
-    *at = jj_byte_at(s, (size_t)from);
-    const size_t end = jj_byte_at(s, (size_t)to);
-    jj_step(j, end / 64);
-    return jj_sub(j, s, *at, end - *at);
+    *at = sala_jj_byte_at(s, (size_t)from);
+    const size_t end = sala_jj_byte_at(s, (size_t)to);
+    sala_jj_step(j, end / 64);
+    return sala_jj_sub(j, s, *at, end - *at);
 }
 
 static bool affix(jj *j, jj_val self, const jj_val *a, bool (*is)(const jj_str *, const jj_str *))
@@ -421,11 +421,11 @@ static bool affix(jj *j, jj_val self, const jj_val *a, bool (*is)(const jj_str *
     const jj_str *s = part(j, self.u.s, a[1], a[2], &at);
     if (a[0].kind == JJ_TUPLE) {
         for (size_t i = 0; i < a[0].u.l->n; i++)
-            if (s && is(s, jj_want_str(j, a[0].u.l->v[i], "a prefix or suffix")))
+            if (s && is(s, sala_jj_want_str(j, a[0].u.l->v[i], "a prefix or suffix")))
                 return true;
         return false;
     }
-    const jj_str *what = jj_want_str(j, a[0], "a prefix or suffix");
+    const jj_str *what = sala_jj_want_str(j, a[0], "a prefix or suffix");
     return s && is(s, what);
 }
 
@@ -445,7 +445,7 @@ static size_t find_last(jj *j, const jj_str *s, const jj_str *what)
         return SIZE_MAX;
     for (size_t at = s->bytes - what->bytes + 1; at-- > 0;) {
         if (at % 64 == 0)
-            jj_step(j, 1 + what->bytes / 64);
+            sala_jj_step(j, 1 + what->bytes / 64);
         if (memcmp(s->data + at, what->data, what->bytes) == 0 &&
             (at == s->bytes || ((unsigned char)s->data[at] & 0xC0) != 0x80))
             return at;
@@ -456,9 +456,9 @@ static size_t find_last(jj *j, const jj_str *s, const jj_str *what)
 static int64_t find_chars(jj *j, jj_val self, const jj_val *a, bool last)
 {
     size_t at = 0;
-    const jj_str *what = jj_want_str(j, a[0], "what is searched for"), *s = part(j, self.u.s, a[1], a[2], &at);
-    const size_t found = !s ? SIZE_MAX : last ? find_last(j, s, what) : jj_find(j, s, 0, what);
-    return found == SIZE_MAX ? -1 : (int64_t)jj_sub(j, self.u.s, 0, at + found)->chars;
+    const jj_str *what = sala_jj_want_str(j, a[0], "what is searched for"), *s = part(j, self.u.s, a[1], a[2], &at);
+    const size_t found = !s ? SIZE_MAX : last ? find_last(j, s, what) : sala_jj_find(j, s, 0, what);
+    return found == SIZE_MAX ? -1 : (int64_t)sala_jj_sub(j, self.u.s, 0, at + found)->chars;
 }
 
 static jj_val str_find(jj *j, jj_val self, const jj_val *a)
@@ -474,7 +474,7 @@ static jj_val str_rfind(jj *j, jj_val self, const jj_val *a)
 static jj_val found_or_fail(jj *j, int64_t at)
 {
     if (at < 0)
-        jj_fail(j, SALA_E_TEMPLATE, "substring not found");
+        sala_jj_fail(j, SALA_E_TEMPLATE, "substring not found");
     return jj_int(at);
 }
 
@@ -491,51 +491,51 @@ static jj_val str_rindex(jj *j, jj_val self, const jj_val *a)
 static jj_val str_count(jj *j, jj_val self, const jj_val *a)
 {
     size_t at;
-    const jj_str *what = jj_want_str(j, a[0], "what is counted"), *s = part(j, self.u.s, a[1], a[2], &at);
+    const jj_str *what = sala_jj_want_str(j, a[0], "what is counted"), *s = part(j, self.u.s, a[1], a[2], &at);
     int64_t n = 0;
     if (!s)
         return jj_int(0);
     if (what->bytes == 0)
         return jj_int((int64_t)s->chars + 1);
-    for (at = 0; (at = jj_find(j, s, at, what)) != SIZE_MAX; at += what->bytes)
+    for (at = 0; (at = sala_jj_find(j, s, at, what)) != SIZE_MAX; at += what->bytes)
         n++;
     return jj_int(n);
 }
 
-jj_val jj_str_replace(jj *j, jj_val self, const jj_val *a)
+jj_val sala_jj_str_replace(jj *j, jj_val self, const jj_val *a)
 {
-    const jj_str *s = self.u.s, *old = jj_want_str(j, a[0], "what replace looks for");
-    const jj_str *new = jj_want_str(j, a[1], "what replace puts in");
-    int64_t left = jj_want_int(j, a[2], -1, "the count of replace");
+    const jj_str *s = self.u.s, *old = sala_jj_want_str(j, a[0], "what replace looks for");
+    const jj_str *new = sala_jj_want_str(j, a[1], "what replace puts in");
+    int64_t left = sala_jj_want_int(j, a[2], -1, "the count of replace");
     jj_builder b = {.j = j};
     size_t at = 0;
     while (left != 0) {
         size_t n = 0;
-        const size_t found = jj_find(j, s, at, old);
+        const size_t found = sala_jj_find(j, s, at, old);
         if (found == SIZE_MAX)
             break;
         if (left > 0)
             left--;
-        jj_step(j, 1);
+        sala_jj_step(j, 1);
         if (old->bytes == 0) { /* before every character and at the end */
-            jj_put_str(&b, new);
+            sala_jj_put_str(&b, new);
             if (at >= s->bytes) {
                 at = s->bytes + 1;
                 break;
             }
-            jj_cp(s, at, &n);
-            jj_put_sub(&b, s, at, n);
+            sala_jj_cp(s, at, &n);
+            sala_jj_put_sub(&b, s, at, n);
             at += n;
             continue;
         }
-        jj_put_sub(&b, s, at, found - at);
-        jj_put_str(&b, new);
+        sala_jj_put_sub(&b, s, at, found - at);
+        sala_jj_put_str(&b, new);
         at = found + old->bytes;
     }
     if (at == 0)
         return self;
     if (at < s->bytes)
-        jj_put_sub(&b, s, at, s->bytes - at);
+        sala_jj_put_sub(&b, s, at, s->bytes - at);
     return jj_finish_val(&b);
 }
 
@@ -543,27 +543,27 @@ jj_val jj_str_replace(jj *j, jj_val self, const jj_val *a)
 
 static void push_sub(jj *j, jj_list *l, const jj_str *s, size_t from, size_t to)
 {
-    jj_step(j, 1);
-    jj_push(j, l, jj_str_val(jj_sub(j, s, from, to - from)));
+    sala_jj_step(j, 1);
+    sala_jj_push(j, l, jj_str_val(sala_jj_sub(j, s, from, to - from)));
 }
 
 static jj_list *split_space(jj *j, const jj_str *s, int64_t max)
 {
-    jj_list *l = jj_list_new(j, 4);
+    jj_list *l = sala_jj_list_new(j, 4);
     size_t at = 0, n;
     for (;;) {
-        while (at < s->bytes && jj_is_space(jj_cp(s, at, &n)))
+        while (at < s->bytes && sala_jj_is_space(sala_jj_cp(s, at, &n)))
             at += n;
         if (at >= s->bytes)
             return l;
         if (max >= 0 && (int64_t)l->n >= max)
             break;
         const size_t from = at;
-        while (at < s->bytes && !jj_is_space(jj_cp(s, at, &n)))
+        while (at < s->bytes && !sala_jj_is_space(sala_jj_cp(s, at, &n)))
             at += n;
         push_sub(j, l, s, from, at);
     }
-    jj_push(j, l, strip(j, jj_str_val(jj_sub(j, s, at, s->bytes - at)), jj_missing, false, true));
+    sala_jj_push(j, l, strip(j, jj_str_val(sala_jj_sub(j, s, at, s->bytes - at)), sala_jj_missing, false, true));
     return l;
 }
 
@@ -578,15 +578,15 @@ static void turn_around(jj_list *l)
 
 static jj_list *rsplit_space(jj *j, const jj_str *s, int64_t max)
 {
-    jj_list *l = jj_list_new(j, 4);
+    jj_list *l = sala_jj_list_new(j, 4);
     size_t to = s->bytes, n;
     for (;;) {
-        const jj_val left = strip(j, jj_str_val(jj_sub(j, s, 0, to)), jj_missing, false, true);
+        const jj_val left = strip(j, jj_str_val(sala_jj_sub(j, s, 0, to)), sala_jj_missing, false, true);
         to = left.u.s->bytes;
         if (to == 0)
             break;
         if (max >= 0 && (int64_t)l->n >= max) {
-            jj_push(j, l, strip(j, left, jj_missing, true, false));
+            sala_jj_push(j, l, strip(j, left, sala_jj_missing, true, false));
             break;
         }
         size_t from = to;
@@ -594,7 +594,7 @@ static jj_list *rsplit_space(jj *j, const jj_str *s, int64_t max)
             size_t p = from - 1;
             while (p > 0 && ((unsigned char)s->data[p] & 0xC0) == 0x80)
                 p--;
-            if (jj_is_space(jj_cp(s, p, &n)))
+            if (sala_jj_is_space(sala_jj_cp(s, p, &n)))
                 break;
             from = p;
         }
@@ -608,15 +608,15 @@ static jj_list *rsplit_space(jj *j, const jj_str *s, int64_t max)
 static jj_val str_split(jj *j, jj_val self, const jj_val *a)
 {
     const jj_str *s = self.u.s;
-    int64_t max = jj_want_int(j, a[1], -1, "the count of split");
+    int64_t max = sala_jj_want_int(j, a[1], -1, "the count of split");
     if (a[0].kind == JJ_MISSING || a[0].kind == JJ_NONE)
         return jj_list_val(split_space(j, s, max));
-    const jj_str *sep = jj_want_str(j, a[0], "the separator of split");
+    const jj_str *sep = sala_jj_want_str(j, a[0], "the separator of split");
     if (sep->bytes == 0)
-        jj_fail(j, SALA_E_TEMPLATE, "empty separator in split");
-    jj_list *l = jj_list_new(j, 4);
+        sala_jj_fail(j, SALA_E_TEMPLATE, "empty separator in split");
+    jj_list *l = sala_jj_list_new(j, 4);
     size_t at = 0, found;
-    while ((max < 0 || max-- > 0) && (found = jj_find(j, s, at, sep)) != SIZE_MAX) {
+    while ((max < 0 || max-- > 0) && (found = sala_jj_find(j, s, at, sep)) != SIZE_MAX) {
         push_sub(j, l, s, at, found);
         at = found + sep->bytes;
     }
@@ -627,15 +627,15 @@ static jj_val str_split(jj *j, jj_val self, const jj_val *a)
 static jj_val str_rsplit(jj *j, jj_val self, const jj_val *a)
 {
     const jj_str *s = self.u.s;
-    int64_t max = jj_want_int(j, a[1], -1, "the count of rsplit");
+    int64_t max = sala_jj_want_int(j, a[1], -1, "the count of rsplit");
     if (a[0].kind == JJ_MISSING || a[0].kind == JJ_NONE)
         return jj_list_val(rsplit_space(j, s, max));
-    const jj_str *sep = jj_want_str(j, a[0], "the separator of rsplit");
+    const jj_str *sep = sala_jj_want_str(j, a[0], "the separator of rsplit");
     if (sep->bytes == 0)
-        jj_fail(j, SALA_E_TEMPLATE, "empty separator in rsplit");
-    jj_list *l = jj_list_new(j, 4);
+        sala_jj_fail(j, SALA_E_TEMPLATE, "empty separator in rsplit");
+    jj_list *l = sala_jj_list_new(j, 4);
     size_t to = s->bytes, found;
-    while ((max < 0 || max-- > 0) && (found = find_last(j, jj_sub(j, s, 0, to), sep)) != SIZE_MAX) {
+    while ((max < 0 || max-- > 0) && (found = find_last(j, sala_jj_sub(j, s, 0, to), sep)) != SIZE_MAX) {
         push_sub(j, l, s, found + sep->bytes, to);
         to = found;
     }
@@ -644,12 +644,12 @@ static jj_val str_rsplit(jj *j, jj_val self, const jj_val *a)
     return jj_list_val(l);
 }
 
-jj_list *jj_str_lines(jj *j, const jj_str *s, bool keep_ends)
+jj_list *sala_jj_str_lines(jj *j, const jj_str *s, bool keep_ends)
 {
-    jj_list *l = jj_list_new(j, 4);
+    jj_list *l = sala_jj_list_new(j, 4);
     size_t from = 0;
     for (size_t at = 0, n; at < s->bytes;) {
-        const uint32_t cp = jj_cp(s, at, &n);
+        const uint32_t cp = sala_jj_cp(s, at, &n);
         const bool end =
             (cp >= 10 && cp <= 13) || (cp >= 0x1C && cp <= 0x1E) || cp == 0x85 || cp == 0x2028 || cp == 0x2029;
         if (!end) {
@@ -670,20 +670,20 @@ jj_list *jj_str_lines(jj *j, const jj_str *s, bool keep_ends)
 
 static jj_val str_splitlines(jj *j, jj_val self, const jj_val *a)
 {
-    return jj_list_val(jj_str_lines(j, self.u.s, a[0].kind != JJ_MISSING && jj_truth(j, a[0])));
+    return jj_list_val(sala_jj_str_lines(j, self.u.s, a[0].kind != JJ_MISSING && sala_jj_truth(j, a[0])));
 }
 
 static jj_val partition(jj *j, jj_val self, jj_val by, bool last)
 {
-    const jj_str *s = self.u.s, *sep = jj_want_str(j, by, "the separator of partition");
+    const jj_str *s = self.u.s, *sep = sala_jj_want_str(j, by, "the separator of partition");
     if (sep->bytes == 0)
-        jj_fail(j, SALA_E_TEMPLATE, "empty separator in partition");
-    const size_t at = last ? find_last(j, s, sep) : jj_find(j, s, 0, sep);
-    jj_list *l = jj_list_new(j, 3);
+        sala_jj_fail(j, SALA_E_TEMPLATE, "empty separator in partition");
+    const size_t at = last ? find_last(j, s, sep) : sala_jj_find(j, s, 0, sep);
+    jj_list *l = sala_jj_list_new(j, 3);
     if (at == SIZE_MAX) {
-        jj_push(j, l, last ? jj_lit(j, "") : self);
-        jj_push(j, l, jj_lit(j, ""));
-        jj_push(j, l, last ? self : jj_lit(j, ""));
+        sala_jj_push(j, l, last ? sala_jj_lit(j, "") : self);
+        sala_jj_push(j, l, sala_jj_lit(j, ""));
+        sala_jj_push(j, l, last ? self : sala_jj_lit(j, ""));
     } else {
         push_sub(j, l, s, 0, at);
         push_sub(j, l, s, at, at + sep->bytes);
@@ -704,13 +704,13 @@ static jj_val str_rpartition(jj *j, jj_val self, const jj_val *a)
 
 static jj_val str_join(jj *j, jj_val self, const jj_val *a)
 {
-    const jj_list *l = jj_items(j, a[0]);
+    const jj_list *l = sala_jj_items(j, a[0]);
     jj_builder b = {.j = j};
     for (size_t i = 0; i < l->n; i++) {
         if (i)
-            jj_put_str(&b, self.u.s);
-        jj_put_str(&b, jj_want_str(j, l->v[i], "what join puts together"));
-        jj_step(j, 1);
+            sala_jj_put_str(&b, self.u.s);
+        sala_jj_put_str(&b, sala_jj_want_str(j, l->v[i], "what join puts together"));
+        sala_jj_step(j, 1);
     }
     return jj_finish_val(&b);
 }
@@ -721,14 +721,14 @@ static jj_val pad(jj *j, const jj_str *s, int64_t before, int64_t behind, const 
 {
     jj_builder b = {.j = j};
     for (int64_t i = 0; fill && i < before; i++)
-        jj_put_str(&b, fill);
+        sala_jj_put_str(&b, fill);
     if (!fill)
-        jj_put_fill(&b, ' ', before);
-    jj_put_str(&b, s);
+        sala_jj_put_fill(&b, ' ', before);
+    sala_jj_put_str(&b, s);
     for (int64_t i = 0; fill && i < behind; i++)
-        jj_put_str(&b, fill);
+        sala_jj_put_str(&b, fill);
     if (!fill)
-        jj_put_fill(&b, ' ', behind);
+        sala_jj_put_fill(&b, ' ', behind);
     return jj_finish_val(&b);
 }
 
@@ -736,17 +736,17 @@ static const jj_str *fill_char(jj *j, jj_val v)
 {
     if (v.kind == JJ_MISSING)
         return NULL;
-    const jj_str *s = jj_want_str(j, v, "the fill character");
+    const jj_str *s = sala_jj_want_str(j, v, "the fill character");
     if (s->chars != 1)
-        jj_fail(j, SALA_E_TEMPLATE, "the fill character has to be one character, found %zu", s->chars);
+        sala_jj_fail(j, SALA_E_TEMPLATE, "the fill character has to be one character, found %zu", s->chars);
     return s;
 }
 
 static int64_t missing_width(jj *j, const jj_str *s, jj_val width)
 {
-    const int64_t w = jj_want_int(j, width, 0, "a width");
+    const int64_t w = sala_jj_want_int(j, width, 0, "a width");
     if (w > (int64_t)1 << 40)
-        jj_fail(j, SALA_E_LIMIT, "a width of %lld characters", (long long)w);
+        sala_jj_fail(j, SALA_E_LIMIT, "a width of %lld characters", (long long)w);
     return sala_max_i64(0, w - (int64_t)s->chars);
 }
 
@@ -760,7 +760,7 @@ static jj_val str_rjust(jj *j, jj_val self, const jj_val *a)
     return pad(j, self.u.s, missing_width(j, self.u.s, a[0]), 0, fill_char(j, a[1]));
 }
 
-jj_val jj_str_center(jj *j, jj_val self, const jj_val *a)
+jj_val sala_jj_str_center(jj *j, jj_val self, const jj_val *a)
 {
     const int64_t n = missing_width(j, self.u.s, a[0]), width = n + (int64_t)self.u.s->chars;
     const int64_t before = n / 2 + (n & width & 1);
@@ -773,26 +773,26 @@ static jj_val str_zfill(jj *j, jj_val self, const jj_val *a)
     const int64_t n = missing_width(j, s, a[0]);
     const size_t sign = s->bytes && (s->data[0] == '-' || s->data[0] == '+');
     jj_builder b = {.j = j};
-    jj_put_sub(&b, s, 0, sign);
-    jj_put_fill(&b, '0', n);
-    jj_put_sub(&b, s, sign, s->bytes - sign);
+    sala_jj_put_sub(&b, s, 0, sign);
+    sala_jj_put_fill(&b, '0', n);
+    sala_jj_put_sub(&b, s, sign, s->bytes - sign);
     return jj_finish_val(&b);
 }
 
 static jj_val str_expandtabs(jj *j, jj_val self, const jj_val *a)
 {
     const jj_str *s = self.u.s;
-    const int64_t size = jj_want_int(j, a[0], 8, "the tab size");
+    const int64_t size = sala_jj_want_int(j, a[0], 8, "the tab size");
     int64_t column = 0;
     jj_builder b = {.j = j};
     for (size_t at = 0, n; at < s->bytes; at += n) {
-        const uint32_t cp = jj_cp(s, at, &n);
+        const uint32_t cp = sala_jj_cp(s, at, &n);
         if (cp == '\t') {
             const int64_t fill = size > 0 ? size - column % size : 0;
-            jj_put_fill(&b, ' ', fill);
+            sala_jj_put_fill(&b, ' ', fill);
             column += fill;
         } else {
-            jj_put_sub(&b, s, at, n);
+            sala_jj_put_sub(&b, s, at, n);
             column = cp == '\n' || cp == '\r' ? 0 : column + 1;
         }
     }
@@ -802,26 +802,26 @@ static jj_val str_expandtabs(jj *j, jj_val self, const jj_val *a)
 static jj_val str_format_map(jj *j, jj_val self, const jj_val *a)
 {
     if (a[0].kind != JJ_DICT)
-        jj_fail(j, SALA_E_TEMPLATE, "format_map needs a mapping, found %s", jj_type_name(a[0]));
+        sala_jj_fail(j, SALA_E_TEMPLATE, "format_map needs a mapping, found %s", sala_jj_type_name(a[0]));
     const jj_dict *d = a[0].u.d;
-    jj_args args = {.v = jj_alloc_array(j, d->n, sizeof *args.v)};
+    jj_args args = {.v = sala_jj_alloc_array(j, d->n, sizeof *args.v)};
     for (size_t i = 0; i < d->n; i++)
         if (d->v[i].key.kind == JJ_STR) {
             const jj_str *key = d->v[i].key.u.s;
-            args.v[args.n++] = (jj_arg){jj_text(j, key->data, key->bytes), d->v[i].value};
+            args.v[args.n++] = (jj_arg){sala_jj_text(j, key->data, key->bytes), d->v[i].value};
         }
-    return jj_str_format(j, self, &args);
+    return sala_jj_str_format(j, self, &args);
 }
 
-const jj_callable jj_str_methods[] = {
-    {"capitalize", "", jj_str_capitalize, NULL},
+const jj_callable sala_jj_str_methods[] = {
+    {"capitalize", "", sala_jj_str_capitalize, NULL},
     {"casefold", "", str_casefold, NULL},
-    {"center", "width fillchar?", jj_str_center, NULL},
+    {"center", "width fillchar?", sala_jj_str_center, NULL},
     {"count", "sub start? end?", str_count, NULL},
     {"endswith", "suffix start? end?", str_endswith, NULL},
     {"expandtabs", "tabsize?", str_expandtabs, NULL},
     {"find", "sub start? end?", str_find, NULL},
-    {"format", NULL, NULL, jj_str_format},
+    {"format", NULL, NULL, sala_jj_str_format},
     {"format_map", "mapping", str_format_map, NULL},
     {"index", "sub start? end?", str_index, NULL},
     {"isalnum", "", str_isalnum, NULL},
@@ -837,12 +837,12 @@ const jj_callable jj_str_methods[] = {
     {"isupper", "", str_isupper, NULL},
     {"join", "iterable", str_join, NULL},
     {"ljust", "width fillchar?", str_ljust, NULL},
-    {"lower", "", jj_str_lower, NULL},
+    {"lower", "", sala_jj_str_lower, NULL},
     {"lstrip", "chars?", str_lstrip, NULL},
     {"partition", "sep", str_partition, NULL},
     {"removeprefix", "prefix", str_removeprefix, NULL},
     {"removesuffix", "suffix", str_removesuffix, NULL},
-    {"replace", "old new count?", jj_str_replace, NULL},
+    {"replace", "old new count?", sala_jj_str_replace, NULL},
     {"rfind", "sub start? end?", str_rfind, NULL},
     {"rindex", "sub start? end?", str_rindex, NULL},
     {"rjust", "width fillchar?", str_rjust, NULL},
@@ -852,10 +852,10 @@ const jj_callable jj_str_methods[] = {
     {"split", "sep? maxsplit?", str_split, NULL},
     {"splitlines", "keepends?", str_splitlines, NULL},
     {"startswith", "prefix start? end?", str_startswith, NULL},
-    {"strip", "chars?", jj_str_strip, NULL},
+    {"strip", "chars?", sala_jj_str_strip, NULL},
     {"swapcase", "", str_swapcase, NULL},
     {"title", "", str_title, NULL},
-    {"upper", "", jj_str_upper, NULL},
+    {"upper", "", sala_jj_str_upper, NULL},
     {"zfill", "width", str_zfill, NULL},
     {NULL, NULL, NULL, NULL},
 };

@@ -57,8 +57,8 @@ typedef struct jj_token {
 } jj_token;
 
 /* The tokens end with JT_EOF. */
-jj_token *jj_lex(jj *j, const char *source, size_t bytes);
-const char *jj_tok_text(jj_tok type);
+jj_token *sala_jj_lex(jj *j, const char *source, size_t bytes);
+const char *sala_jj_tok_text(jj_tok type);
 
 typedef enum jj_node_kind {
     /* expressions */
@@ -148,6 +148,6 @@ struct sala_jinja {
     const char *name_loop, *name_caller, *name_varargs, *name_kwargs; /* interned */
 };
 
-jj_body jj_parse(jj *j, struct sala_jinja *t, const char *source, size_t bytes);
+jj_body sala_jj_parse(jj *j, struct sala_jinja *t, const char *source, size_t bytes);
 
 #endif

@@ -24,30 +24,30 @@ TEST(test_string, v.kind == JJ_STR)
 TEST(test_mapping, v.kind == JJ_DICT)
 TEST(test_sequence, v.kind == JJ_UNDEFINED || v.kind == JJ_STR || v.kind == JJ_LIST || v.kind == JJ_TUPLE ||
                         v.kind == JJ_DICT || v.kind == JJ_RANGE)
-TEST(test_iterable, jj_iterable(v) || v.kind == JJ_LOOP)
+TEST(test_iterable, sala_jj_iterable(v) || v.kind == JJ_LOOP)
 TEST(test_callable, v.kind == JJ_UNDEFINED || v.kind == JJ_MACRO || v.kind == JJ_LOOP || v.kind == JJ_METHOD ||
                         v.kind == JJ_GLOBAL || v.kind == JJ_JOINER)
 TEST(test_escaped, v.kind == JJ_STR && v.u.s->markup)
-TEST(test_lower, jj_str_is_case(jj_to_str(j, v), false))
-TEST(test_upper, jj_str_is_case(jj_to_str(j, v), true))
-TEST(test_eq, jj_equal(j, v, a[0]))
-TEST(test_ne, !jj_equal(j, v, a[0]))
-TEST(test_lt, jj_order(j, v, a[0], "<") == -1)
-TEST(test_gt, jj_order(j, v, a[0], ">") == 1)
-TEST(test_in, jj_contains(j, v, a[0]))
-TEST(test_filter, v.kind == JJ_STR && jj_find_filter(jj_text(j, v.u.s->data, v.u.s->bytes)) != NULL)
-TEST(test_test, v.kind == JJ_STR && jj_find_test(jj_text(j, v.u.s->data, v.u.s->bytes)) != NULL)
+TEST(test_lower, sala_jj_str_is_case(sala_jj_to_str(j, v), false))
+TEST(test_upper, sala_jj_str_is_case(sala_jj_to_str(j, v), true))
+TEST(test_eq, sala_jj_equal(j, v, a[0]))
+TEST(test_ne, !sala_jj_equal(j, v, a[0]))
+TEST(test_lt, sala_jj_order(j, v, a[0], "<") == -1)
+TEST(test_gt, sala_jj_order(j, v, a[0], ">") == 1)
+TEST(test_in, sala_jj_contains(j, v, a[0]))
+TEST(test_filter, v.kind == JJ_STR && sala_jj_find_filter(sala_jj_text(j, v.u.s->data, v.u.s->bytes)) != NULL)
+TEST(test_test, v.kind == JJ_STR && sala_jj_find_test(sala_jj_text(j, v.u.s->data, v.u.s->bytes)) != NULL)
 #undef TEST
 
 static jj_val test_le(jj *j, jj_val v, const jj_val *a)
 {
-    const int c = jj_order(j, v, a[0], "<=");
+    const int c = sala_jj_order(j, v, a[0], "<=");
     return jj_bool(c == -1 || c == 0);
 }
 
 static jj_val test_ge(jj *j, jj_val v, const jj_val *a)
 {
-    const int c = jj_order(j, v, a[0], ">=");
+    const int c = sala_jj_order(j, v, a[0], ">=");
     return jj_bool(c == 1 || c == 0);
 }
 
@@ -67,13 +67,13 @@ static jj_val test_sameas(jj *j, jj_val v, const jj_val *a)
     case JJ_UNDEFINED:
         return jj_bool(v.u.u == a[0].u.u);
     default:
-        return jj_bool(jj_equal(j, v, a[0]));
+        return jj_bool(sala_jj_equal(j, v, a[0]));
     }
 }
 
 static bool remainder_is(jj *j, jj_val v, jj_val by, int64_t want)
 {
-    return jj_equal(j, jj_binary(j, JT_MOD, v, by), jj_int(want));
+    return sala_jj_equal(j, sala_jj_binary(j, JT_MOD, v, by), jj_int(want));
 }
 
 static jj_val test_odd(jj *j, jj_val v, const jj_val *a)
@@ -135,7 +135,7 @@ static const jj_callable tests[] = {
     {"upper", "", test_upper, NULL},
 };
 
-const jj_callable *jj_find_test(const char *name)
+const jj_callable *sala_jj_find_test(const char *name)
 {
     for (size_t i = 0; i < SALA_ARRAY_LEN(tests); i++)
         if (strcmp(tests[i].name, name) == 0)

@@ -77,7 +77,7 @@ static void put_number(jj_builder *b, int64_t v, int width, char fill, char flag
         snprintf(text, sizeof text, "%*lld", width, (long long)v);
     else
         snprintf(text, sizeof text, "%0*lld", width, (long long)v);
-    jj_put_lit(b, text, false);
+    sala_jj_put_lit(b, text, false);
 }
 
 static void put_name(jj_builder *b, const char *name, size_t n, char flag)
@@ -86,7 +86,7 @@ static void put_name(jj_builder *b, const char *name, size_t n, char flag)
     snprintf(text, sizeof text, "%.*s", (int)n, name);
     for (char *c = text; flag == '^' && *c; c++)
         *c = *c >= 'a' && *c <= 'z' ? (char)(*c - 32) : *c;
-    jj_put_lit(b, text, false);
+    sala_jj_put_lit(b, text, false);
 }
 
 static void put_date(jj_builder *b, const date *d, const char *fmt);
@@ -127,7 +127,7 @@ static bool put_part(jj_builder *b, const date *d, char what, char flag)
         put_number(b, d->day, 2, ' ', flag);
         break;
     case 'f':
-        jj_put_lit(b, "000000", false);
+        sala_jj_put_lit(b, "000000", false);
         break;
     case 'F':
         put_date(b, d, "%Y-%m-%d");
@@ -160,13 +160,13 @@ static bool put_part(jj_builder *b, const date *d, char what, char flag)
         put_number(b, d->minute, 2, '0', flag);
         break;
     case 'n':
-        jj_put_lit(b, "\n", false);
+        sala_jj_put_lit(b, "\n", false);
         break;
     case 'p':
-        jj_put_lit(b, d->hour < 12 ? "AM" : "PM", false);
+        sala_jj_put_lit(b, d->hour < 12 ? "AM" : "PM", false);
         break;
     case 'P':
-        jj_put_lit(b, d->hour < 12 ? "am" : "pm", false);
+        sala_jj_put_lit(b, d->hour < 12 ? "am" : "pm", false);
         break;
     case 'r':
         put_date(b, d, "%I:%M:%S %p");
@@ -178,7 +178,7 @@ static bool put_part(jj_builder *b, const date *d, char what, char flag)
         put_number(b, d->second, 2, '0', flag);
         break;
     case 't':
-        jj_put_lit(b, "\t", false);
+        sala_jj_put_lit(b, "\t", false);
         break;
     case 'T':
     case 'X':
@@ -209,7 +209,7 @@ static bool put_part(jj_builder *b, const date *d, char what, char flag)
     case 'Z':
         break;
     case '%':
-        jj_put_lit(b, "%", false);
+        sala_jj_put_lit(b, "%", false);
         break;
     default:
         return false;
@@ -223,28 +223,28 @@ static void put_date(jj_builder *b, const date *d, const char *fmt)
         if (*fmt == '%' && fmt[1])
             put_part(b, d, *++fmt, 0);
         else
-            jj_put(b, fmt, 1, false);
+            sala_jj_put(b, fmt, 1, false);
     }
 }
 
-jj_val jj_strftime(jj *j, const jj_str *fmt, int64_t now)
+jj_val sala_jj_strftime(jj *j, const jj_str *fmt, int64_t now)
 {
     /* Years of at most 9999, as Python's dates have them. */
     if (now < -62135596800 || now > 253402300799)
-        jj_fail(j, SALA_E_LIMIT, "the time %lld has no date", (long long)now);
+        sala_jj_fail(j, SALA_E_LIMIT, "the time %lld has no date", (long long)now);
     const date d = date_of(now);
     jj_builder b = {.j = j};
     for (size_t at = 0; at < fmt->bytes; at++) {
         size_t p = at + 1;
         char flag = 0;
         if (fmt->data[at] != '%') {
-            jj_put_sub(&b, fmt, at, 1);
+            sala_jj_put_sub(&b, fmt, at, 1);
             continue;
         }
         if (p < fmt->bytes && fmt->data[p] && strchr("-_0^", fmt->data[p]))
             flag = fmt->data[p++];
         if (p >= fmt->bytes || !put_part(&b, &d, fmt->data[p], flag))
-            jj_put_sub(&b, fmt, at, 1); /* not a conversion: printed as it stands */
+            sala_jj_put_sub(&b, fmt, at, 1); /* not a conversion: printed as it stands */
         else
             at = p;
     }

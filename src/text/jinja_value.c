@@ -6,83 +6,83 @@
 
 enum { SMALL_DICT = 8 };
 
-const jj_val jj_none = {.kind = JJ_NONE}, jj_missing = {.kind = JJ_MISSING};
+const jj_val sala_jj_none = {.kind = JJ_NONE}, sala_jj_missing = {.kind = JJ_MISSING};
 
 /* ---- making ---- */
 
-jj_val jj_lit(jj *j, const char *text)
+jj_val sala_jj_lit(jj *j, const char *text)
 {
-    return jj_str_val(jj_str_of(j, text, strlen(text), false));
+    return jj_str_val(sala_jj_str_of(j, text, strlen(text), false));
 }
 
 static jj_val make_undefined(jj *j, jj_undef u)
 {
-    jj_undef *p = jj_alloc(j, sizeof *p);
+    jj_undef *p = sala_jj_alloc(j, sizeof *p);
     *p = u;
     return (jj_val){.kind = JJ_UNDEFINED, .u.u = p};
 }
 
-jj_val jj_undefined(jj *j, const char *name)
+jj_val sala_jj_undefined(jj *j, const char *name)
 {
     return make_undefined(j, (jj_undef){.name = name});
 }
 
-jj_val jj_undefined_hint(jj *j, const char *hint)
+jj_val sala_jj_undefined_hint(jj *j, const char *hint)
 {
     return make_undefined(j, (jj_undef){.hint = hint});
 }
 
-jj_val jj_undefined_attr(jj *j, jj_val owner, const char *name)
+jj_val sala_jj_undefined_attr(jj *j, jj_val owner, const char *name)
 {
-    return make_undefined(j, (jj_undef){.name = name, .owner = jj_type_name(owner)});
+    return make_undefined(j, (jj_undef){.name = name, .owner = sala_jj_type_name(owner)});
 }
 
-_Noreturn void jj_fail_undefined(jj *j, jj_val v)
+_Noreturn void sala_jj_fail_undefined(jj *j, jj_val v)
 {
     const jj_undef *u = v.u.u;
     if (u->hint)
-        jj_fail(j, SALA_E_TEMPLATE, "%s", u->hint);
+        sala_jj_fail(j, SALA_E_TEMPLATE, "%s", u->hint);
     if (u->unsafe)
-        jj_fail(j, SALA_E_TEMPLATE, "'%s' of a %s is not for templates to use", u->name, u->owner);
+        sala_jj_fail(j, SALA_E_TEMPLATE, "'%s' of a %s is not for templates to use", u->name, u->owner);
     if (u->owner)
-        jj_fail(j, SALA_E_TEMPLATE, "'%s object' has no attribute '%s'", u->owner, u->name);
-    jj_fail(j, SALA_E_TEMPLATE, "'%s' is undefined", u->name);
+        sala_jj_fail(j, SALA_E_TEMPLATE, "'%s object' has no attribute '%s'", u->owner, u->name);
+    sala_jj_fail(j, SALA_E_TEMPLATE, "'%s' is undefined", u->name);
 }
 
-jj_list *jj_list_new(jj *j, size_t cap)
+jj_list *sala_jj_list_new(jj *j, size_t cap)
 {
-    jj_list *l = jj_alloc(j, sizeof *l);
+    jj_list *l = sala_jj_alloc(j, sizeof *l);
     *l = (jj_list){.cap = cap};
     if (cap)
-        l->v = jj_alloc_array(j, cap, sizeof *l->v);
+        l->v = sala_jj_alloc_array(j, cap, sizeof *l->v);
     return l;
 }
 
-void jj_push(jj *j, jj_list *l, jj_val v)
+void sala_jj_push(jj *j, jj_list *l, jj_val v)
 {
     if (l->n == l->cap) {
         const size_t cap = l->cap ? 2 * l->cap : 4;
-        l->v = jj_grow(j, l->v, l->cap * sizeof *l->v, cap * sizeof *l->v);
+        l->v = sala_jj_grow(j, l->v, l->cap * sizeof *l->v, cap * sizeof *l->v);
         l->cap = cap;
     }
     l->v[l->n++] = v;
 }
 
-jj_val jj_tuple2(jj *j, jj_val a, jj_val b)
+jj_val sala_jj_tuple2(jj *j, jj_val a, jj_val b)
 {
-    jj_list *l = jj_list_new(j, 2);
+    jj_list *l = sala_jj_list_new(j, 2);
     l->v[0] = a;
     l->v[1] = b;
     l->n = 2;
     return (jj_val){.kind = JJ_TUPLE, .u.l = l};
 }
 
-jj_dict *jj_dict_new(jj *j, size_t cap)
+jj_dict *sala_jj_dict_new(jj *j, size_t cap)
 {
-    jj_dict *d = jj_alloc(j, sizeof *d);
+    jj_dict *d = sala_jj_alloc(j, sizeof *d);
     *d = (jj_dict){.cap = cap};
     if (cap)
-        d->v = jj_alloc_array(j, cap, sizeof *d->v);
+        d->v = sala_jj_alloc_array(j, cap, sizeof *d->v);
     return d;
 }
 
@@ -97,7 +97,7 @@ static uint64_t mix(uint64_t h)
 /* Equal values have equal hashes: 1, 1.0 and true are one key. */
 static uint64_t hash(jj *j, jj_val v)
 {
-    jj_step(j, 1);
+    sala_jj_step(j, 1);
     switch (v.kind) {
     case JJ_BOOL:
         return mix(v.u.b);
@@ -114,15 +114,15 @@ static uint64_t hash(jj *j, jj_val v)
         uint64_t h = 1469598103934665603ULL;
         for (size_t i = 0; i < v.u.s->bytes; i++)
             h = (h ^ (unsigned char)v.u.s->data[i]) * 1099511628211ULL;
-        jj_step(j, v.u.s->bytes / 64);
+        sala_jj_step(j, v.u.s->bytes / 64);
         return mix(h);
     }
     case JJ_TUPLE: {
         uint64_t h = 7;
-        jj_enter(j);
+        sala_jj_enter(j);
         for (size_t i = 0; i < v.u.l->n; i++)
             h = mix(h * 31 + hash(j, v.u.l->v[i]));
-        jj_leave(j);
+        sala_jj_leave(j);
         return h;
     }
     default:
@@ -130,11 +130,11 @@ static uint64_t hash(jj *j, jj_val v)
     }
 }
 
-bool jj_hashable(jj_val v)
+bool sala_jj_hashable(jj_val v)
 {
     if (v.kind == JJ_TUPLE) {
         for (size_t i = 0; i < v.u.l->n; i++)
-            if (v.u.l->v[i].kind == JJ_TUPLE || !jj_hashable(v.u.l->v[i]))
+            if (v.u.l->v[i].kind == JJ_TUPLE || !sala_jj_hashable(v.u.l->v[i]))
                 return false; /* tuples within tuples as keys: not seen in templates, and this stays flat */
         return true;
     }
@@ -149,13 +149,13 @@ static void index_put(jj *j, jj_dict *d, size_t pos)
     d->index[at] = (uint32_t)pos + 1;
 }
 
-void jj_dict_add(jj *j, jj_dict *d, jj_val key, jj_val value)
+void sala_jj_dict_add(jj *j, jj_dict *d, jj_val key, jj_val value)
 {
     if (d->n >= UINT32_MAX / 4)
-        jj_fail(j, SALA_E_LIMIT, "a dict with more than %u entries", UINT32_MAX / 4);
+        sala_jj_fail(j, SALA_E_LIMIT, "a dict with more than %u entries", UINT32_MAX / 4);
     if (d->n == d->cap) {
         const size_t cap = d->cap ? 2 * d->cap : 4;
-        d->v = jj_grow(j, d->v, d->cap * sizeof *d->v, cap * sizeof *d->v);
+        d->v = sala_jj_grow(j, d->v, d->cap * sizeof *d->v, cap * sizeof *d->v);
         d->cap = cap;
     }
     d->v[d->n++] = (jj_pair){key, value};
@@ -165,7 +165,7 @@ void jj_dict_add(jj *j, jj_dict *d, jj_val key, jj_val value)
         size_t size = d->index_size ? d->index_size : 16;
         while (size < 2 * d->n || size < d->cap)
             size *= 2;
-        d->index = jj_alloc_array(j, size, sizeof *d->index);
+        d->index = sala_jj_alloc_array(j, size, sizeof *d->index);
         memset(d->index, 0, size * sizeof *d->index);
         d->index_size = size;
         for (size_t i = 0; i < d->n; i++)
@@ -175,74 +175,74 @@ void jj_dict_add(jj *j, jj_dict *d, jj_val key, jj_val value)
     }
 }
 
-jj_val *jj_dict_get(jj *j, const jj_dict *d, jj_val key)
+jj_val *sala_jj_dict_get(jj *j, const jj_dict *d, jj_val key)
 {
-    jj_step(j, 1);
+    sala_jj_step(j, 1);
     if (!d->index) {
         for (size_t i = 0; i < d->n; i++)
-            if (jj_equal(j, d->v[i].key, key))
+            if (sala_jj_equal(j, d->v[i].key, key))
                 return &d->v[i].value;
         return NULL;
     }
     size_t at = (size_t)hash(j, key) & (d->index_size - 1);
     for (; d->index[at]; at = (at + 1) & (d->index_size - 1)) {
         jj_pair *p = &d->v[d->index[at] - 1];
-        if (jj_equal(j, p->key, key))
+        if (sala_jj_equal(j, p->key, key))
             return &p->value;
     }
     return NULL;
 }
 
-jj_val *jj_dict_get_text(jj *j, const jj_dict *d, const char *key)
+jj_val *sala_jj_dict_get_text(jj *j, const jj_dict *d, const char *key)
 {
     jj_str s = {.data = key, .bytes = strlen(key)};
-    return jj_dict_get(j, d, (jj_val){.kind = JJ_STR, .u.s = &s});
+    return sala_jj_dict_get(j, d, (jj_val){.kind = JJ_STR, .u.s = &s});
 }
 
-void jj_dict_set(jj *j, jj_dict *d, jj_val key, jj_val value)
+void sala_jj_dict_set(jj *j, jj_dict *d, jj_val key, jj_val value)
 {
-    if (!jj_hashable(key))
-        jj_fail(j, SALA_E_TEMPLATE, "a %s cannot be a key", jj_type_name(key));
-    jj_val *old = jj_dict_get(j, d, key);
+    if (!sala_jj_hashable(key))
+        sala_jj_fail(j, SALA_E_TEMPLATE, "a %s cannot be a key", sala_jj_type_name(key));
+    jj_val *old = sala_jj_dict_get(j, d, key);
     if (old)
         *old = value;
     else
-        jj_dict_add(j, d, key, value);
+        sala_jj_dict_add(j, d, key, value);
 }
 
-jj_val jj_from_json(jj *j, const json_t *v, int depth)
+jj_val sala_jj_from_json(jj *j, const json_t *v, int depth)
 {
-    jj_step(j, 1);
+    sala_jj_step(j, 1);
     switch (json_typeof(v)) {
     case JSON_OBJECT: {
-        jj_enter(j);
-        jj_dict *d = jj_dict_new(j, json_object_size(v));
+        sala_jj_enter(j);
+        jj_dict *d = sala_jj_dict_new(j, json_object_size(v));
         d->input = true;
         const char *key;
         json_t *item;
         json_object_foreach((json_t *)(uintptr_t)v, key, item)
         {
             /* jansson's keys have no other length than up to their NUL, and are valid UTF-8. */
-            jj_val k = jj_str_val(jj_str_of(j, key, strlen(key), true));
-            jj_val value = jj_from_json(j, item, depth + 1);
+            jj_val k = jj_str_val(sala_jj_str_of(j, key, strlen(key), true));
+            jj_val value = sala_jj_from_json(j, item, depth + 1);
             if (value.kind == JJ_STR && j->trusts && j->trusts(j->trust_user, depth, key, item))
                 value.u.s->input = false;
-            jj_dict_add(j, d, k, value);
+            sala_jj_dict_add(j, d, k, value);
         }
-        jj_leave(j);
+        sala_jj_leave(j);
         return (jj_val){.kind = JJ_DICT, .u.d = d};
     }
     case JSON_ARRAY: {
-        jj_enter(j);
-        jj_list *l = jj_list_new(j, json_array_size(v));
+        sala_jj_enter(j);
+        jj_list *l = sala_jj_list_new(j, json_array_size(v));
         l->input = true;
         for (size_t i = 0; i < json_array_size(v); i++)
-            jj_push(j, l, jj_from_json(j, json_array_get(v, i), depth + 1));
-        jj_leave(j);
+            sala_jj_push(j, l, sala_jj_from_json(j, json_array_get(v, i), depth + 1));
+        sala_jj_leave(j);
         return jj_list_val(l);
     }
     case JSON_STRING:
-        return jj_str_val(jj_str_of(j, json_string_value(v), json_string_length(v), true));
+        return jj_str_val(sala_jj_str_of(j, json_string_value(v), json_string_length(v), true));
     case JSON_INTEGER:
         return jj_int(json_integer_value(v));
     case JSON_REAL:
@@ -252,13 +252,13 @@ jj_val jj_from_json(jj *j, const json_t *v, int depth)
     case JSON_FALSE:
         return jj_bool(false);
     default:
-        return jj_none;
+        return sala_jj_none;
     }
 }
 
 /* ---- asking ---- */
 
-const char *jj_type_name(jj_val v)
+const char *sala_jj_type_name(jj_val v)
 {
     static const char *const names[] = {
         [JJ_MISSING] = "missing", [JJ_UNDEFINED] = "Undefined", [JJ_NONE] = "None",      [JJ_BOOL] = "bool",
@@ -270,7 +270,7 @@ const char *jj_type_name(jj_val v)
     return names[v.kind];
 }
 
-bool jj_is_int(jj_val v, int64_t *i)
+bool sala_jj_is_int(jj_val v, int64_t *i)
 {
     if (v.kind != JJ_INT && v.kind != JJ_BOOL)
         return false;
@@ -278,27 +278,27 @@ bool jj_is_int(jj_val v, int64_t *i)
     return true;
 }
 
-bool jj_is_number(jj_val v, double *f)
+bool sala_jj_is_number(jj_val v, double *f)
 {
     int64_t i;
     if (v.kind == JJ_FLOAT) {
         *f = v.u.f;
         return true;
     }
-    if (!jj_is_int(v, &i))
+    if (!sala_jj_is_int(v, &i))
         return false;
     *f = (double)i;
     return true;
 }
 
-int64_t jj_range_len(const jj_range *r)
+int64_t sala_jj_range_len(const jj_range *r)
 {
     if (r->step > 0)
         return r->start < r->stop ? (r->stop - r->start - 1) / r->step + 1 : 0;
     return r->start > r->stop ? (r->start - r->stop - 1) / -r->step + 1 : 0;
 }
 
-int64_t jj_length(jj *j, jj_val v)
+int64_t sala_jj_length(jj *j, jj_val v)
 {
     switch (v.kind) {
     case JJ_UNDEFINED:
@@ -313,15 +313,15 @@ int64_t jj_length(jj *j, jj_val v)
     case JJ_VIEW:
         return (int64_t)v.u.view->d->n;
     case JJ_RANGE:
-        return jj_range_len(v.u.range);
+        return sala_jj_range_len(v.u.range);
     case JJ_LOOP:
-        return jj_loop_length(j, v.u.loop);
+        return sala_jj_loop_length(j, v.u.loop);
     default:
         return -1;
     }
 }
 
-bool jj_truth(jj *j, jj_val v)
+bool sala_jj_truth(jj *j, jj_val v)
 {
     switch (v.kind) {
     case JJ_UNDEFINED:
@@ -334,7 +334,7 @@ bool jj_truth(jj *j, jj_val v)
     case JJ_FLOAT:
         return v.u.f != 0;
     default:
-        return jj_length(j, v) != 0; /* what has no length (-1) is true */
+        return sala_jj_length(j, v) != 0; /* what has no length (-1) is true */
     }
 }
 
@@ -342,11 +342,11 @@ static bool equal_lists(jj *j, const jj_list *a, const jj_list *b)
 {
     if (a->n != b->n)
         return false;
-    jj_enter(j);
+    sala_jj_enter(j);
     bool same = true;
     for (size_t i = 0; same && i < a->n; i++)
-        same = jj_equal(j, a->v[i], b->v[i]);
-    jj_leave(j);
+        same = sala_jj_equal(j, a->v[i], b->v[i]);
+    sala_jj_leave(j);
     return same;
 }
 
@@ -354,24 +354,24 @@ static bool equal_dicts(jj *j, const jj_dict *a, const jj_dict *b)
 {
     if (a->n != b->n)
         return false;
-    jj_enter(j);
+    sala_jj_enter(j);
     bool same = true;
     for (size_t i = 0; same && i < a->n; i++) {
-        const jj_val *other = jj_dict_get(j, b, a->v[i].key);
-        same = other && jj_equal(j, a->v[i].value, *other);
+        const jj_val *other = sala_jj_dict_get(j, b, a->v[i].key);
+        same = other && sala_jj_equal(j, a->v[i].value, *other);
     }
-    jj_leave(j);
+    sala_jj_leave(j);
     return same;
 }
 
-bool jj_equal(jj *j, jj_val a, jj_val b)
+bool sala_jj_equal(jj *j, jj_val a, jj_val b)
 {
-    jj_step(j, 1);
+    sala_jj_step(j, 1);
     int64_t x, y;
     double f, g;
-    if (jj_is_int(a, &x) && jj_is_int(b, &y))
+    if (sala_jj_is_int(a, &x) && sala_jj_is_int(b, &y))
         return x == y;
-    if (jj_is_number(a, &f) && jj_is_number(b, &g))
+    if (sala_jj_is_number(a, &f) && sala_jj_is_number(b, &g))
         return f == g;
     if (a.kind != b.kind)
         return false;
@@ -380,47 +380,47 @@ bool jj_equal(jj *j, jj_val a, jj_val b)
     case JJ_NONE:
         return true;
     case JJ_STR:
-        jj_step(j, a.u.s->bytes == b.u.s->bytes ? a.u.s->bytes / 64 : 0);
-        return jj_same(a.u.s, b.u.s);
+        sala_jj_step(j, a.u.s->bytes == b.u.s->bytes ? a.u.s->bytes / 64 : 0);
+        return sala_jj_same(a.u.s, b.u.s);
     case JJ_LIST:
     case JJ_TUPLE:
         return a.u.l == b.u.l || equal_lists(j, a.u.l, b.u.l);
     case JJ_DICT:
         return a.u.d == b.u.d || equal_dicts(j, a.u.d, b.u.d);
     case JJ_RANGE: {
-        const int64_t n = jj_range_len(a.u.range);
-        return n == jj_range_len(b.u.range) &&
+        const int64_t n = sala_jj_range_len(a.u.range);
+        return n == sala_jj_range_len(b.u.range) &&
                (n == 0 || (a.u.range->start == b.u.range->start && (n == 1 || a.u.range->step == b.u.range->step)));
     }
     case JJ_VIEW:
         if (a.u.view->part != b.u.view->part || a.u.view->part == 'v')
             return false;
         return a.u.view->part == 'i' ? equal_dicts(j, a.u.view->d, b.u.view->d)
-                                     : equal_lists(j, jj_items(j, a), jj_items(j, b));
+                                     : equal_lists(j, sala_jj_items(j, a), sala_jj_items(j, b));
     case JJ_METHOD:
-        return a.u.bound->fn == b.u.bound->fn && jj_equal(j, a.u.bound->self, b.u.bound->self);
+        return a.u.bound->fn == b.u.bound->fn && sala_jj_equal(j, a.u.bound->self, b.u.bound->self);
     default:
         return a.u.d == b.u.d; /* the same object */
     }
 }
 
-int jj_order(jj *j, jj_val a, jj_val b, const char *op)
+int sala_jj_order(jj *j, jj_val a, jj_val b, const char *op)
 {
-    jj_step(j, 1);
+    sala_jj_step(j, 1);
     if (a.kind == JJ_UNDEFINED)
-        jj_fail_undefined(j, a);
+        sala_jj_fail_undefined(j, a);
     if (b.kind == JJ_UNDEFINED)
-        jj_fail_undefined(j, b);
+        sala_jj_fail_undefined(j, b);
     int64_t x, y;
     double f, g;
-    if (jj_is_int(a, &x) && jj_is_int(b, &y))
+    if (sala_jj_is_int(a, &x) && sala_jj_is_int(b, &y))
         return x < y ? -1 : x > y;
-    if (jj_is_number(a, &f) && jj_is_number(b, &g))
+    if (sala_jj_is_number(a, &f) && sala_jj_is_number(b, &g))
         return isnan(f) || isnan(g) ? 2 : f < g ? -1 : f > g;
     if (a.kind == JJ_STR && b.kind == JJ_STR) {
         /* The order of UTF-8 bytes is the order of code points. */
         const size_t n = a.u.s->bytes < b.u.s->bytes ? a.u.s->bytes : b.u.s->bytes;
-        jj_step(j, n / 64);
+        sala_jj_step(j, n / 64);
         const int c = memcmp(a.u.s->data, b.u.s->data, n);
         if (c)
             return c < 0 ? -1 : 1;
@@ -428,44 +428,46 @@ int jj_order(jj *j, jj_val a, jj_val b, const char *op)
     }
     if (a.kind == b.kind && (a.kind == JJ_LIST || a.kind == JJ_TUPLE)) {
         const jj_list *l = a.u.l, *m = b.u.l;
-        jj_enter(j);
+        sala_jj_enter(j);
         int c = 0;
         size_t i = 0;
         for (; i < l->n && i < m->n; i++)
-            if (!jj_equal(j, l->v[i], m->v[i])) {
-                c = jj_order(j, l->v[i], m->v[i], op);
+            if (!sala_jj_equal(j, l->v[i], m->v[i])) {
+                c = sala_jj_order(j, l->v[i], m->v[i], op);
                 break;
             }
-        jj_leave(j);
+        sala_jj_leave(j);
         if (i < l->n && i < m->n)
             return c;
         return l->n < m->n ? -1 : l->n > m->n;
     }
-    jj_fail(j, SALA_E_TEMPLATE, "'%s' is not possible between %s and %s", op, jj_type_name(a), jj_type_name(b));
+    sala_jj_fail(j, SALA_E_TEMPLATE, "'%s' is not possible between %s and %s", op, sala_jj_type_name(a),
+                 sala_jj_type_name(b));
 }
 
-bool jj_contains(jj *j, jj_val item, jj_val in)
+bool sala_jj_contains(jj *j, jj_val item, jj_val in)
 {
     switch (in.kind) {
     case JJ_STR:
         if (item.kind != JJ_STR)
-            jj_fail(j, SALA_E_TEMPLATE, "'in' a string needs a string in front of it, found %s", jj_type_name(item));
-        return jj_find(j, in.u.s, 0, item.u.s) != SIZE_MAX;
+            sala_jj_fail(j, SALA_E_TEMPLATE, "'in' a string needs a string in front of it, found %s",
+                         sala_jj_type_name(item));
+        return sala_jj_find(j, in.u.s, 0, item.u.s) != SIZE_MAX;
     case JJ_DICT:
-        if (!jj_hashable(item))
-            jj_fail(j, SALA_E_TEMPLATE, "a %s cannot be a key", jj_type_name(item));
-        return jj_dict_get(j, in.u.d, item) != NULL;
+        if (!sala_jj_hashable(item))
+            sala_jj_fail(j, SALA_E_TEMPLATE, "a %s cannot be a key", sala_jj_type_name(item));
+        return sala_jj_dict_get(j, in.u.d, item) != NULL;
     default:
         break;
     }
-    const jj_list *l = jj_items(j, in);
+    const jj_list *l = sala_jj_items(j, in);
     for (size_t i = 0; i < l->n; i++)
-        if (jj_equal(j, l->v[i], item))
+        if (sala_jj_equal(j, l->v[i], item))
             return true;
     return false;
 }
 
-bool jj_iterable(jj_val v)
+bool sala_jj_iterable(jj_val v)
 {
     switch (v.kind) {
     case JJ_UNDEFINED:
@@ -484,34 +486,34 @@ bool jj_iterable(jj_val v)
 
 static jj_list *characters(jj *j, const jj_str *s)
 {
-    jj_list *l = jj_list_new(j, s->chars);
+    jj_list *l = sala_jj_list_new(j, s->chars);
     for (size_t at = 0; at < s->bytes;) {
         size_t n;
-        jj_cp(s, at, &n);
-        jj_push(j, l, jj_str_val(jj_sub(j, s, at, n)));
+        sala_jj_cp(s, at, &n);
+        sala_jj_push(j, l, jj_str_val(sala_jj_sub(j, s, at, n)));
         at += n;
     }
-    jj_step(j, s->chars);
+    sala_jj_step(j, s->chars);
     return l;
 }
 
 static jj_list *dict_items(jj *j, const jj_dict *d, char part)
 {
-    jj_list *l = jj_list_new(j, d->n);
+    jj_list *l = sala_jj_list_new(j, d->n);
     for (size_t i = 0; i < d->n; i++) {
         const jj_pair *p = &d->v[i];
-        jj_push(j, l, part == 'k' ? p->key : part == 'v' ? p->value : jj_tuple2(j, p->key, p->value));
+        sala_jj_push(j, l, part == 'k' ? p->key : part == 'v' ? p->value : sala_jj_tuple2(j, p->key, p->value));
     }
     l->input = d->input;
-    jj_step(j, d->n);
+    sala_jj_step(j, d->n);
     return l;
 }
 
-jj_list *jj_items(jj *j, jj_val v)
+jj_list *sala_jj_items(jj *j, jj_val v)
 {
     switch (v.kind) {
     case JJ_UNDEFINED:
-        return jj_list_new(j, 0);
+        return sala_jj_list_new(j, 0);
     case JJ_STR:
         return characters(j, v.u.s);
     case JJ_LIST:
@@ -522,38 +524,39 @@ jj_list *jj_items(jj *j, jj_val v)
     case JJ_VIEW:
         return dict_items(j, v.u.view->d, v.u.view->part);
     case JJ_RANGE: {
-        const int64_t n = jj_range_len(v.u.range);
-        jj_list *l = jj_list_new(j, (size_t)n);
+        const int64_t n = sala_jj_range_len(v.u.range);
+        jj_list *l = sala_jj_list_new(j, (size_t)n);
         for (int64_t i = 0; i < n; i++)
-            jj_push(j, l, jj_int(v.u.range->start + i * v.u.range->step));
-        jj_step(j, (uint64_t)n);
+            sala_jj_push(j, l, jj_int(v.u.range->start + i * v.u.range->step));
+        sala_jj_step(j, (uint64_t)n);
         return l;
     }
     case JJ_ITER: {
-        jj_list *rest = jj_alloc(j, sizeof *rest);
-        *rest = (jj_list){.v = v.u.l->v + v.u.l->used, .n = v.u.l->n - v.u.l->used, .input = v.u.l->input};
-        rest->cap = rest->n;
-        v.u.l->used = v.u.l->n;
+        jj_list *all = v.u.l, *rest = sala_jj_list_new(j, 0);
+        if (all->used < all->n)
+            *rest = (jj_list){.v = all->v + all->used, .n = all->n - all->used, .cap = all->n - all->used};
+        rest->input = all->input;
+        all->used = all->n;
         return rest;
     }
     default:
-        jj_fail(j, SALA_E_TEMPLATE, "a %s cannot be gone through item by item", jj_type_name(v));
+        sala_jj_fail(j, SALA_E_TEMPLATE, "a %s cannot be gone through item by item", sala_jj_type_name(v));
     }
 }
 
-int64_t jj_want_int(jj *j, jj_val v, int64_t otherwise, const char *what)
+int64_t sala_jj_want_int(jj *j, jj_val v, int64_t otherwise, const char *what)
 {
     int64_t i;
     if (v.kind == JJ_MISSING || v.kind == JJ_NONE)
         return otherwise;
-    if (!jj_is_int(v, &i))
-        jj_fail(j, SALA_E_TEMPLATE, "%s has to be an integer, found %s", what, jj_type_name(v));
+    if (!sala_jj_is_int(v, &i))
+        sala_jj_fail(j, SALA_E_TEMPLATE, "%s has to be an integer, found %s", what, sala_jj_type_name(v));
     return i;
 }
 
-const jj_str *jj_want_str(jj *j, jj_val v, const char *what)
+const jj_str *sala_jj_want_str(jj *j, jj_val v, const char *what)
 {
     if (v.kind != JJ_STR)
-        jj_fail(j, SALA_E_TEMPLATE, "%s has to be a string, found %s", what, jj_type_name(v));
+        sala_jj_fail(j, SALA_E_TEMPLATE, "%s has to be a string, found %s", what, sala_jj_type_name(v));
     return v.u.s;
 }
