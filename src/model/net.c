@@ -23,8 +23,14 @@ static sala_status find(const loader *ld, const sala_tensor **out, sala_tensor_r
         return SALA_OK;
     char name[96];
     sala_tensor_name(name, role, layer, ld->net->files.hf);
+    const sala_config *c = ld->net->config;
+    if (c->quant_method[0])
+        return sala_fail(ld->err, SALA_E_UNSUPPORTED,
+                         "%s: the weights are quantised with \"%s\" (quantization_config), which is not supported; "
+                         "use the unquantised model or a GGUF file",
+                         ld->net->files.path, c->quant_method);
     return sala_fail(ld->err, SALA_E_CORRUPT, "%s: tensor \"%s\" is missing; a %s model needs it", ld->net->files.path,
-                     name, ld->net->config->architecture);
+                     name, c->architecture);
 }
 
 static sala_status check_shape(const loader *ld, const sala_tensor *t, int64_t rows, int64_t cols)
