@@ -42,6 +42,11 @@ sala_status sala_charsmap_parse(sala_charsmap *m, const void *data, size_t bytes
                       (uint32_t)units[4 * i + 3] << 24;
     memcpy(m->strings, (const uint8_t *)data + r.at, m->n_strings);
     m->strings[m->n_strings] = '\0';
+    /* Everything behind the normaliser relies on whole characters. */
+    if (!sala_utf8_is_valid(m->strings, m->n_strings)) {
+        sala_charsmap_free(m);
+        return sala_fail(err, SALA_E_CORRUPT, "the replacements in precompiled_charsmap are not UTF-8");
+    }
     return SALA_OK;
 }
 
@@ -51,6 +56,8 @@ void sala_charsmap_free(sala_charsmap *m)
     free(m->strings);
     *m = (sala_charsmap){0};
 }
+
+static bool is_inside_character(char c) { return ((uint8_t)c & 0xC0) == 0x80; }
 
 static size_t unit_offset(uint32_t unit) { return (size_t)(unit >> 10) << ((unit & (1u << 9)) >> 6); }
 
@@ -75,6 +82,9 @@ static size_t charsmap_match(const sala_charsmap *m, const char *s, size_t n, bo
         const uint32_t value = m->units[pos] & 0x7FFFFFFF;
         if (value >= m->n_strings)
             break;
+        /* A hostile map could begin or end within a character. */
+        if (is_inside_character(m->strings[value]) || (i + 1 < n && is_inside_character(s[i + 1])))
+            continue;
         found = i + 1;
         *to = m->strings + value;
         if (!longest)

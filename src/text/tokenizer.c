@@ -134,17 +134,14 @@ sala_status sala_tokenizer_index_user_pieces(sala_tokenizer *t, sala_error *err)
 {
     const sala_vocab *v = &t->vocab;
     size_t n = 0;
-    for (int32_t id = 0; id < v->count; id++)
-        n += v->items[id].type == SALA_PIECE_USER && v->items[id].in_model && v->items[id].len > 0;
-    if (n == 0)
-        return SALA_OK;
-    sala_trie_key *keys = calloc(n, sizeof *keys);
+    sala_trie_key *keys = calloc((size_t)v->count + 1, sizeof *keys);
     if (keys == NULL)
-        return sala_fail_memory(err, n * sizeof *keys);
-    n = 0;
-    for (int32_t id = 0; id < v->count; id++)
-        if (v->items[id].type == SALA_PIECE_USER && v->items[id].in_model && v->items[id].len > 0)
-            keys[n++] = (sala_trie_key){sala_vocab_text(v, id), v->items[id].len, id};
+        return sala_fail_memory(err, (uint64_t)v->count * sizeof *keys);
+    for (int32_t id = 0; id < v->count; id++) {
+        const sala_piece *p = &v->items[id];
+        if (p->type == SALA_PIECE_USER && p->in_model && p->len > 0 && sala_utf8_is_valid(sala_vocab_text(v, id), p->len))
+            keys[n++] = (sala_trie_key){sala_vocab_text(v, id), p->len, id};
+    }
     const bool ok = sala_trie_build(&t->user_trie, keys, n);
     free(keys);
     return ok ? SALA_OK : sala_fail_memory(err, n * sizeof(sala_trie_node));

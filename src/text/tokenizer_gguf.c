@@ -82,7 +82,10 @@ static sala_status add_tokens(sala_tokenizer *t, bool user_too, sala_error *err)
 {
     for (int32_t id = 0; id < t->vocab.count; id++) {
         const sala_piece *p = &t->vocab.items[id];
-        if (p->len == 0 || !(p->special || (user_too && p->type == SALA_PIECE_USER)))
+        /* Bytes that are no text cannot be met in text; old files have such tokens. */
+        if (p->len == 0 || !sala_utf8_is_valid(sala_vocab_text(&t->vocab, id), p->len))
+            continue;
+        if (!(p->special || (user_too && p->type == SALA_PIECE_USER)))
             continue;
         char *text = sala_strndup(sala_vocab_text(&t->vocab, id), p->len);
         if (text == NULL)

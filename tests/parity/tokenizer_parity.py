@@ -11,6 +11,7 @@ DRIVER is tests/parity/tok_driver.c, built. Needs tokenizers, sentencepiece; wit
 import argparse
 import glob
 import gzip
+import itertools
 import json
 import os
 import random
@@ -82,9 +83,10 @@ def chinese(rng, n):
     chars = [chr(c) for c in range(0x4E00, 0x4E00 + 3500)]
     words = ["".join(rng.choice(chars) for _ in range(rng.choice([1, 2, 2, 2, 3, 4]))) for _ in range(6000)]
     weights = [1.0 / (i + 5) for i in range(len(words))]
+    weights = list(itertools.accumulate(weights))
     out, size = [], 0
     while size < n:
-        s = "".join(rng.choices(words, weights, k=rng.randint(3, 12))) + rng.choice("，。，。！？；：、\n")
+        s = "".join(rng.choices(words, cum_weights=weights, k=rng.randint(3, 12))) + rng.choice("，。，。！？；：、\n")
         out.append(s)
         size += len(s)
     return "".join(out)
