@@ -322,8 +322,11 @@ INLINE void dot_groups(vi *sum, const vi w[8], const uint8_t *act, size_t act_st
         for (int t = 0; t < n_tok; t++)
             s16[t] = vi_dot_pairs(w[g], vi_bcast_32(act + (size_t)t * act_stride + 4 * g));
         for (int i = g + 1; i < g + run && i < g1; i++)
-            for (int t = 0; t < n_tok; t++)
+            for (int t = 0; t < n_tok; t++) {
                 s16[t] = vi_add_16(s16[t], vi_dot_pairs(w[i], vi_bcast_32(act + (size_t)t * act_stride + 4 * i)));
+                /* Integer sums may be reassociated, and gcc does: all products first, each of them spilled. */
+                __asm__("" : "+x"(s16[t]));
+            }
         for (int t = 0; t < n_tok; t++)
             sum[t] = vi_add_pairs(sum[t], s16[t]);
     }
