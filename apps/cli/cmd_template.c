@@ -8,6 +8,7 @@
 
 #include <stdlib.h>
 
+/* *request is the caller's to release in any case. */
 static int read_request(json_t **request, const cli_options *o)
 {
     char *data = NULL;
@@ -24,14 +25,9 @@ static int read_request(json_t **request, const cli_options *o)
         json_t *whole = json_pack("{s:o}", "messages", *request);
         *request = whole;
     }
-    if (!json_is_object(*request) || !json_is_array(json_object_get(*request, "messages"))) {
-        json_decref(*request);
+    if (!json_is_object(*request) || !json_is_array(json_object_get(*request, "messages")))
         return cli_fail("standard input: expected {\"messages\": [...], ...}");
-    }
-    const int bad = cli_request_merge(*request, o->template_args);
-    if (bad)
-        json_decref(*request);
-    return bad;
+    return cli_request_merge(*request, o->template_args);
 }
 
 int cli_cmd_template(const cli_options *o)
