@@ -28,9 +28,6 @@ static int report(const cli_options *o, const char *in, const char *out, const s
             o->dry_run ? "would write " : "", out, r->main_type, r->n_tensors, sala_format_bytes(from, r->in_bytes),
             sala_format_bytes(to, r->out_bytes), r->n_weights ? 8.0 * (double)r->out_bytes / (double)r->n_weights : 0.0,
             r->seconds, sala_format_bytes(peak, sala_os_peak_rss()));
-    if (r->n_fallback)
-        cli_say("%d tensor%s a neighbouring type because of rows that do not divide into its blocks", r->n_fallback,
-                r->n_fallback == 1 ? " has" : "s have");
     return CLI_DONE;
 }
 

@@ -110,7 +110,7 @@ const cli_opt cli_opts[] = {
     {V(convert), true, CLI_G_WORK, 0, "type", "outtype", CLI_TEXT, F(type), "TYPE", "auto", 0, 0, NULL,
      "auto keeps 16-bit floats as they are; f32, f16, bf16, q8_0 or any type of 'sala quantize'"},
     {V(export), true, CLI_G_WORK, 0, "type", "outtype", CLI_CHOICE, F(type), "TYPE", "auto", 0, 0, "auto|f32|f16|bf16",
-     "how weights are written; auto: bf16"},
+     "how weights are written; auto: as in the source, f16 for quantised weights"},
     {V(convert) | V(quantize), true, CLI_G_WORK, 'o', "out", "outfile output", CLI_PATH, F(out), "FILE", NULL, 0, 0, NULL,
      "GGUF file to write; it appears under this name only when it is complete"},
     {V(export), true, CLI_G_WORK, 'o', "out", "output", CLI_PATH, F(out), "DIRECTORY", NULL, 0, 0, NULL,
