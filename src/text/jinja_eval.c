@@ -6,7 +6,8 @@
 
 #include <stdlib.h>
 
-enum { MAX_TEMPLATE_BYTES = 16 << 20 };
+/* Steps of the compiler are comparisons of names, of which sound templates have few. */
+enum { MAX_TEMPLATE_BYTES = 16 << 20, MAX_COMPILE_STEPS = 20000000 };
 
 typedef enum flow { FLOW_ON, FLOW_BREAK, FLOW_CONTINUE } flow;
 
@@ -24,11 +25,13 @@ static jj_scope *new_scope(jj *j, jj_scope *parent)
 
 static void bind(jj *j, jj_scope *s, const char *name, jj_val v)
 {
-    for (jj_binding *b = s->vars; b; b = b->next)
+    uint64_t looked_at = 0;
+    for (jj_binding *b = s->vars; b; b = b->next, looked_at++)
         if (b->name == name) {
             b->value = v;
             return;
         }
+    sala_jj_step(j, looked_at / 8);
     jj_binding *b = sala_jj_alloc(j, sizeof *b);
     *b = (jj_binding){name, v, s->vars};
     s->vars = b;
@@ -36,10 +39,14 @@ static void bind(jj *j, jj_scope *s, const char *name, jj_val v)
 
 static jj_val lookup(jj *j, const char *name)
 {
+    uint64_t looked_at = 0;
     for (const jj_scope *s = j->scope; s; s = s->parent)
-        for (const jj_binding *b = s->vars; b; b = b->next)
-            if (b->name == name)
-                return b->value;
+        for (const jj_binding *b = s->vars; b; b = b->next, looked_at++)
+            if (b->name == name) {
+                sala_jj_step(j, looked_at / 8);
+                return b->value.kind == JJ_MISSING ? sala_jj_undefined(j, name) : b->value;
+            }
+    sala_jj_step(j, looked_at / 8);
     const jj_val *v = sala_jj_dict_get_text(j, j->vars.u.d, name);
     if (v)
         return *v;
@@ -103,6 +110,7 @@ static jj_args eval_args(jj *j, const jj_node *n, jj_val caller)
         for (size_t i = 0; i < v.u.d->n; i++) {
             const jj_str *key = sala_jj_want_str(j, v.u.d->v[i].key, "a name behind **");
             const char *name = sala_jj_text(j, key->data, key->bytes);
+            sala_jj_step(j, args.n - args.n_pos);
             for (size_t k = args.n_pos; k < args.n; k++)
                 if (strcmp(args.v[k].name, name) == 0)
                     sala_jj_fail(j, SALA_E_TEMPLATE, "argument '%s' is given twice", name);
@@ -126,6 +134,7 @@ jj_val sala_jj_call_macro(jj *j, const jj_macro *m, const jj_args *args)
     sala_jj_enter(j);
     bool has_caller = false;
     for (size_t i = 0; i < n->n_params; i++) {
+        sala_jj_step(j, 1 + (args->n - args->n_pos) / 8);
         jj_val v = sala_jj_missing;
         if (i < args->n_pos) {
             v = args->v[i].value;
@@ -597,10 +606,11 @@ sala_status sala_jinja_compile(sala_jinja **out, const char *source, size_t byte
         free(j);
         return sala_fail_memory(err, sizeof *j);
     }
-    *j = (jj){.err = err, .max_steps = UINT64_MAX / 2, .max_made = UINT64_MAX / 2, .max_depth = 200};
+    *j = (jj){.err = err, .at = -1, .max_steps = MAX_COMPILE_STEPS, .max_made = UINT64_MAX / 2, .max_depth = 200};
     j->max_held = ((uint64_t)64 << 20) + 512 * (uint64_t)bytes;
     if (setjmp(j->escape) == 0) {
         t->body = sala_jj_parse(j, t, source, bytes);
+        sala_jj_find_late_names(j, t);
         t->blocks = j->blocks;
         *out = t;
         free(j);
@@ -686,6 +696,8 @@ sala_status sala_jj_render(const sala_jinja *t, const json_t *vars, int64_t now,
         *out = (jj_builder){.j = j};
         j->vars = sala_jj_from_json(j, vars, 0);
         j->scope = j->root = new_scope(j, NULL);
+        for (size_t i = 0; i < t->n_late; i++)
+            bind(j, j->root, t->late[i], sala_jj_missing);
         j->out = out;
         exec_body(j, &t->body);
         const jj_str *s = sala_jj_finish(out);

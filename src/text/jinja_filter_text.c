@@ -341,7 +341,7 @@ jj_val sala_jj_filter_wordcount(jj *j, jj_val in, const jj_val *a)
         n += word && !inside;
         inside = word;
     }
-    sala_jj_step(j, s->chars / 16);
+    sala_jj_step(j, s->chars / 4);
     return jj_int(n);
 }
 

@@ -2,7 +2,7 @@
  * scopes can compare pointers. */
 #include "text/jinja_syntax.h"
 
-enum { MAX_PARSE_DEPTH = 200, N_BUCKETS = 256, MAX_OPEN_MACROS = MAX_PARSE_DEPTH };
+enum { MAX_PARSE_DEPTH = 200, N_BUCKETS = 4096, MAX_OPEN_MACROS = MAX_PARSE_DEPTH };
 
 typedef struct interned {
     const char *text;
@@ -56,9 +56,11 @@ static const char *intern(parser *p, const char *text)
     for (const char *c = text; *c; c++)
         h = h * 33 + (unsigned char)*c;
     interned **slot = &p->names[h % N_BUCKETS];
-    for (interned *i = *slot; i; i = i->next)
+    for (interned *i = *slot; i; i = i->next) {
+        sala_jj_step(p->j, 1);
         if (strcmp(i->text, text) == 0)
             return i->text;
+    }
     interned *i = sala_jj_alloc(p->j, sizeof *i);
     *i = (interned){.text = text, .next = *slot};
     *slot = i;
@@ -177,6 +179,7 @@ static void parse_call_args(parser *p, jj_node *n)
                 kw_cap = more;
             }
             const char *name = intern(p, p->tok->text);
+            sala_jj_step(p->j, n->n_kwargs);
             for (size_t i = 0; i < n->n_kwargs; i++)
                 if (n->kwargs[i].name == name)
                     fail_here(p, "argument '%s' is given twice", name);
@@ -753,6 +756,7 @@ static void parse_params(parser *p, jj_node *n)
         if (n->n_params)
             expect(p, JT_COMMA);
         const char *name = expect_name(p);
+        sala_jj_step(p->j, n->n_params);
         for (size_t i = 0; i < n->n_params; i++)
             if (n->params[i] == name)
                 fail_here(p, "parameter '%s' appears twice", name);

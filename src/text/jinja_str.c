@@ -127,7 +127,7 @@ jj_val sala_jj_str_upper(jj *j, jj_val self, const jj_val *a)
         const uint32_t cp = sala_jj_cp(s, at, &n);
         put_upper(&b, cp, false, sala_jj_is_input(s, at));
     }
-    sala_jj_step(j, s->chars / 16);
+    sala_jj_step(j, s->chars / 4);
     return jj_finish_val(&b);
 }
 
@@ -140,7 +140,7 @@ jj_val sala_jj_str_lower(jj *j, jj_val self, const jj_val *a)
         const uint32_t cp = sala_jj_cp(s, at, &n);
         put_lower(&b, s, at, cp, n);
     }
-    sala_jj_step(j, s->chars / 16);
+    sala_jj_step(j, s->chars / 4);
     return jj_finish_val(&b);
 }
 
@@ -156,7 +156,7 @@ jj_val sala_jj_str_capitalize(jj *j, jj_val self, const jj_val *a)
         else
             put_lower(&b, s, at, cp, n);
     }
-    sala_jj_step(j, s->chars / 16);
+    sala_jj_step(j, s->chars / 4);
     return jj_finish_val(&b);
 }
 
@@ -174,7 +174,7 @@ static jj_val str_title(jj *j, jj_val self, const jj_val *a)
             put_upper(&b, cp, true, sala_jj_is_input(s, at));
         inside = is_cased(cp);
     }
-    sala_jj_step(j, s->chars / 16);
+    sala_jj_step(j, s->chars / 4);
     return jj_finish_val(&b);
 }
 
@@ -192,7 +192,7 @@ static jj_val str_casefold(jj *j, jj_val self, const jj_val *a)
         for (utf8proc_ssize_t i = 0; i < count && i < (utf8proc_ssize_t)SALA_ARRAY_LEN(to); i++)
             sala_jj_put_cp(&b, (uint32_t)to[i], sala_jj_is_input(s, at));
     }
-    sala_jj_step(j, s->chars / 16);
+    sala_jj_step(j, s->chars / 4);
     return jj_finish_val(&b);
 }
 
@@ -208,7 +208,7 @@ static jj_val str_swapcase(jj *j, jj_val self, const jj_val *a)
         else
             put_upper(&b, cp, false, sala_jj_is_input(s, at));
     }
-    sala_jj_step(j, s->chars / 16);
+    sala_jj_step(j, s->chars / 4);
     return jj_finish_val(&b);
 }
 
@@ -229,14 +229,14 @@ bool sala_jj_str_is_case(const jj_str *s, bool upper)
 static jj_val str_isupper(jj *j, jj_val self, const jj_val *a)
 {
     (void)a;
-    sala_jj_step(j, self.u.s->chars / 16);
+    sala_jj_step(j, self.u.s->chars / 4);
     return jj_bool(sala_jj_str_is_case(self.u.s, true));
 }
 
 static jj_val str_islower(jj *j, jj_val self, const jj_val *a)
 {
     (void)a;
-    sala_jj_step(j, self.u.s->chars / 16);
+    sala_jj_step(j, self.u.s->chars / 4);
     return jj_bool(sala_jj_str_is_case(self.u.s, false));
 }
 
@@ -245,7 +245,7 @@ static jj_val str_istitle(jj *j, jj_val self, const jj_val *a)
     (void)a;
     const jj_str *s = self.u.s;
     bool any = false, inside = false;
-    sala_jj_step(j, s->chars / 16);
+    sala_jj_step(j, s->chars / 4);
     for (size_t at = 0, n; at < s->bytes; at += n) {
         const uint32_t cp = sala_jj_cp(s, at, &n);
         const bool upper = is_upper(cp) || category(cp) == UTF8PROC_CATEGORY_LT;
@@ -283,7 +283,7 @@ static bool is_alnum(uint32_t cp)
 
 static jj_val all_are(jj *j, const jj_str *s, bool (*is)(uint32_t))
 {
-    sala_jj_step(j, s->chars / 16);
+    sala_jj_step(j, s->chars / 4);
     for (size_t at = 0, n; at < s->bytes; at += n)
         if (!is(sala_jj_cp(s, at, &n)))
             return jj_bool(false);
@@ -319,7 +319,7 @@ static jj_val str_isidentifier(jj *j, jj_val self, const jj_val *a)
 {
     (void)a;
     const jj_str *s = self.u.s;
-    sala_jj_step(j, s->chars / 16);
+    sala_jj_step(j, s->chars / 4);
     for (size_t at = 0, n; at < s->bytes; at += n) {
         const uint32_t cp = sala_jj_cp(s, at, &n);
         if (cp != '_' && !is_letter(cp) && (at == 0 || !is_decimal(cp)))

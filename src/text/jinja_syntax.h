@@ -145,9 +145,12 @@ struct jj_node {
 struct sala_jinja {
     jj_block *blocks;
     jj_body body;
+    const char **late; /* names that hide the caller's variables before they are assigned: jinja_names.c */
+    size_t n_late;
     const char *name_loop, *name_caller, *name_varargs, *name_kwargs; /* interned */
 };
 
+void sala_jj_find_late_names(jj *j, struct sala_jinja *t);
 jj_body sala_jj_parse(jj *j, struct sala_jinja *t, const char *source, size_t bytes);
 
 #endif
