@@ -1,6 +1,6 @@
 /* Byte-pair encoding of one word: always the adjacent pair of the lowest rank, the leftmost of equals. Short words by
- * scanning, long ones with a heap, so that no text takes quadratic time; words that were seen before in the same call come
- * from a cache. Texts without a pre-tokenizer are first cut where no merge can reach across. */
+ * scanning, long ones with a heap, so that no text takes quadratic time; words that were seen before in the same call
+ * come from a cache. Texts without a pre-tokenizer are first cut where no merge can reach across. */
 #include "text/tokenizer_impl.h"
 
 #define N_PAGES 0x1100
@@ -12,7 +12,10 @@ static inline uint64_t mix(uint64_t key)
     return key ^ key >> 32;
 }
 
-static inline uint64_t pair_key(int32_t left, int32_t right) { return (uint64_t)(uint32_t)left << 32 | (uint32_t)right; }
+static inline uint64_t pair_key(int32_t left, int32_t right)
+{
+    return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+}
 
 static inline const sala_pair *find_pair(const sala_bpe *b, int32_t left, int32_t right)
 {
@@ -447,8 +450,8 @@ static bool heap_push(sala_encoder *e, uint64_t v)
     return true;
 }
 
-/* Entries of the heap are rank << 32 | index of the left symbol: the order asked for. An entry is stale when its symbol is
- * gone or its pair has another rank by now. Symbols end up compacted at the front; *count is their number. */
+/* Entries of the heap are rank << 32 | index of the left symbol: the order asked for. An entry is stale when its symbol
+ * is gone or its pair has another rank by now. Symbols end up compacted at the front; *count is their number. */
 static bool merge_long(sala_encoder *e, const sala_bpe *b, size_t *count)
 {
     sala_symbol *y = e->symbols;

@@ -1,5 +1,5 @@
-/* Normalisers: text to text, before words are cut. The SentencePiece one follows the description in its normalizer_spec:
- * longest match in the compiled character map, white space collapsed and escaped as the flags say. */
+/* Normalisers: text to text, before words are cut. The SentencePiece one follows the description in its
+ * normalizer_spec: longest match in the compiled character map, white space collapsed and escaped as the flags say. */
 #include "text/tokenizer_impl.h"
 
 #include <utf8proc.h>
@@ -14,8 +14,8 @@ void sala_norm_step_free(sala_norm_step *s)
 
 /* ---- character map ----
  * u32 size of the double array, its units, then strings, each ended by a NUL. A unit of the array (darts-clone):
- *   bit 31 set: a leaf, bits 0..30 the value; else bits 0..7 label, bit 8 "has a leaf", bits 10.. offset, bit 9: offset is
- *   shifted by 8 more. */
+ *   bit 31 set: a leaf, bits 0..30 the value; else bits 0..7 label, bit 8 "has a leaf", bits 10.. offset, bit 9: offset
+ * is shifted by 8 more. */
 
 sala_status sala_charsmap_parse(sala_charsmap *m, const void *data, size_t bytes, sala_error *err)
 {
@@ -26,9 +26,10 @@ sala_status sala_charsmap_parse(sala_charsmap *m, const void *data, size_t bytes
     const uint32_t array_bytes = sala_read_u32(&r);
     const uint8_t *units = sala_read_bytes(&r, array_bytes);
     if (r.failed || array_bytes < 4 || array_bytes % 4 != 0)
-        return sala_fail(err, SALA_E_CORRUPT,
-                         "precompiled_charsmap has %zu bytes and says that its array takes %u of them, in units of four",
-                         bytes, array_bytes);
+        return sala_fail(
+            err, SALA_E_CORRUPT,
+            "precompiled_charsmap has %zu bytes and says that its array takes %u of them, in units of four", bytes,
+            array_bytes);
     m->n_units = array_bytes / 4;
     m->n_strings = bytes - r.at;
     m->units = malloc(array_bytes);
@@ -57,9 +58,15 @@ void sala_charsmap_free(sala_charsmap *m)
     *m = (sala_charsmap){0};
 }
 
-static bool is_inside_character(char c) { return ((uint8_t)c & 0xC0) == 0x80; }
+static bool is_inside_character(char c)
+{
+    return ((uint8_t)c & 0xC0) == 0x80;
+}
 
-static size_t unit_offset(uint32_t unit) { return (size_t)(unit >> 10) << ((unit & (1u << 9)) >> 6); }
+static size_t unit_offset(uint32_t unit)
+{
+    return (size_t)(unit >> 10) << ((unit & (1u << 9)) >> 6);
+}
 
 /* The replacement for the longest (or shortest) prefix of s[0..n) that the map has; its length in bytes, 0: none. */
 static size_t charsmap_match(const sala_charsmap *m, const char *s, size_t n, bool longest, const char **to)
@@ -203,14 +210,14 @@ static bool is_ascii(const char *s, size_t n)
     return true;
 }
 
-/* Characters that got their decomposition after Unicode 11, the version of Hugging Face's tables: they stay as they are.
- * None of them takes part in compositions with neighbours that have one, so text may be cut around them. */
+/* Characters that got their decomposition after Unicode 11, the version of Hugging Face's tables: they stay as they
+ * are. None of them takes part in compositions with neighbours that have one, so text may be cut around them. */
 static bool is_newer_than_hugging_face(uint32_t cp, bool compat)
 {
     if (cp == 0x11938)
         return true;
-    return compat && (cp == 0x32FF || (cp >= 0xA7F2 && cp <= 0xA7F4) || cp == 0xAB69 || (cp >= 0x10781 && cp <= 0x107BA) ||
-                      cp == 0x1F16C || (cp >= 0x1FBF0 && cp <= 0x1FBF9));
+    return compat && (cp == 0x32FF || (cp >= 0xA7F2 && cp <= 0xA7F4) || cp == 0xAB69 ||
+                      (cp >= 0x10781 && cp <= 0x107BA) || cp == 0x1F16C || (cp >= 0x1FBF0 && cp <= 0x1FBF9));
 }
 
 static bool unicode_form(sala_norm_kind kind, sala_buf *out, const char *s, size_t n)
@@ -221,7 +228,8 @@ static bool unicode_form(sala_norm_kind kind, sala_buf *out, const char *s, size
     }
     const bool compose = kind == SALA_NORM_NFC || kind == SALA_NORM_NFKC;
     const bool compat = kind == SALA_NORM_NFKC || kind == SALA_NORM_NFKD;
-    const int options = UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) | (compat ? UTF8PROC_COMPAT : 0);
+    const int options =
+        UTF8PROC_STABLE | (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) | (compat ? UTF8PROC_COMPAT : 0);
     for (size_t from = 0; from < n;) {
         size_t i = from, to = from;
         bool newer = false;
@@ -233,8 +241,8 @@ static bool unicode_form(sala_norm_kind kind, sala_buf *out, const char *s, size
             to = n;
         if (to > from) {
             utf8proc_uint8_t *r = NULL;
-            const utf8proc_ssize_t len = utf8proc_map((const utf8proc_uint8_t *)s + from, (utf8proc_ssize_t)(to - from), &r,
-                                                      (utf8proc_option_t)options);
+            const utf8proc_ssize_t len = utf8proc_map((const utf8proc_uint8_t *)s + from, (utf8proc_ssize_t)(to - from),
+                                                      &r, (utf8proc_option_t)options);
             if (len < 0)
                 return false; /* the input is valid UTF-8, so only memory can be missing */
             sala_buf_add(out, r, (size_t)len);
@@ -299,8 +307,8 @@ static void replace(sala_buf *out, const sala_norm_step *f, const char *s, size_
 {
     size_t done = 0;
     while (f->from_len > 0 && n - done >= f->from_len) {
-        const char *hit =
-            f->from_len == 1 ? memchr(s + done, f->from[0], n - done) : memmem(s + done, n - done, f->from, f->from_len);
+        const char *hit = f->from_len == 1 ? memchr(s + done, f->from[0], n - done)
+                                           : memmem(s + done, n - done, f->from, f->from_len);
         if (hit == NULL)
             break;
         const size_t at = (size_t)(hit - s);
@@ -318,7 +326,8 @@ static bool replace_regex(sala_buf *out, const sala_norm_step *f, const char *s,
     if (match == NULL)
         return false;
     size_t done = 0, at = 0;
-    while (at <= n && pcre2_match(f->regex, (PCRE2_SPTR)s, n, at, PCRE2_NO_UTF_CHECK, match, NULL) > 0) {
+    int rc = 0;
+    while (at <= n && (rc = pcre2_match(f->regex, (PCRE2_SPTR)s, n, at, PCRE2_NO_UTF_CHECK, match, NULL)) > 0) {
         const PCRE2_SIZE *v = pcre2_get_ovector_pointer(match);
         if (v[1] <= v[0]) {
             at = v[0] < n ? v[0] + sala_utf8_len(s[v[0]]) : n + 1;
@@ -331,7 +340,7 @@ static bool replace_regex(sala_buf *out, const sala_norm_step *f, const char *s,
     if (n > done)
         sala_buf_add(out, s + done, n - done);
     pcre2_match_data_free(match);
-    return true;
+    return rc > 0 || rc == PCRE2_ERROR_NOMATCH; /* anything else is a limit of its memory */
 }
 
 static bool run(const sala_tokenizer *t, const sala_norm_step *f, sala_buf *out, const char *s, size_t n, bool at_start)

@@ -1,12 +1,11 @@
-/* Pre-tokenizers: cut text into words, lazily: each step hands its pieces to the next, the last one to the model, so that
- * no list of words is ever kept. The families that real models share have hand-written scanners; every other regular
- * expression runs in PCRE2. */
+/* Pre-tokenizers: cut text into words, lazily: each step hands its pieces to the next, the last one to the model, so
+ * that no list of words is ever kept. The families that real models share have hand-written scanners; every other
+ * regular expression runs in PCRE2. */
 #include "text/tokenizer_impl.h"
 
 /* ---- scanners ----
- * Each takes valid UTF-8 and a position below n and returns where the piece that begins there ends. They write out these
- * expressions, alternatives in order:
- *   GPT-2:  's|'t|'re|'ve|'m|'ll|'d| ?L+| ?N+| ?[^\s L N]+|\s+(?!\S)|\s+
+ * Each takes valid UTF-8 and a position below n and returns where the piece that begins there ends. They write out
+ * these expressions, alternatives in order: GPT-2:  's|'t|'re|'ve|'m|'ll|'d| ?L+| ?N+| ?[^\s L N]+|\s+(?!\S)|\s+
  *   modern: (?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n L N]?L+|N{1,k}| ?[^\s L N]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
  * Both cover every text without gaps. */
 
@@ -17,7 +16,10 @@ static inline sala_char_class class_at(const char *s, size_t i, size_t *next)
     return sala_char_class_of(cp);
 }
 
-static inline bool is_blank(sala_char_class c) { return c == SALA_CC_SPACE || c == SALA_CC_NEWLINE; }
+static inline bool is_blank(sala_char_class c)
+{
+    return c == SALA_CC_SPACE || c == SALA_CC_NEWLINE;
+}
 
 static size_t run_of(const char *s, size_t n, size_t i, sala_char_class a, sala_char_class b)
 {
@@ -245,12 +247,14 @@ static bool split_regex(splitter *p, const sala_pretok_step *step, size_t n)
         return false;
     size_t done = 0, at = 0;
     while (at <= n) {
-        const int rc = pcre2_match(step->regex, (PCRE2_SPTR)p->s, n, at, PCRE2_NO_UTF_CHECK, e->match, e->match_context);
+        const int rc =
+            pcre2_match(step->regex, (PCRE2_SPTR)p->s, n, at, PCRE2_NO_UTF_CHECK, e->match, e->match_context);
         if (rc == PCRE2_ERROR_NOMATCH)
             break;
         if (rc < 0) {
-            e->status = sala_fail(e->err, SALA_E_LIMIT, "the pre-tokenizer's regular expression \"%.200s\" gave up (PCRE2 %d)",
-                                  step->text, rc);
+            e->status =
+                sala_fail(e->err, SALA_E_LIMIT, "the pre-tokenizer's regular expression \"%.200s\" gave up (PCRE2 %d)",
+                          step->text, rc);
             return false;
         }
         const PCRE2_SIZE *v = pcre2_get_ovector_pointer(e->match);
@@ -282,7 +286,10 @@ static bool split_literal(splitter *p, const char *text, size_t len, size_t n)
     return feed(p, done, n, false) && flush(p);
 }
 
-static bool is_number(uint32_t cp) { return sala_char_class_of(cp) == SALA_CC_NUMBER; }
+static bool is_number(uint32_t cp)
+{
+    return sala_char_class_of(cp) == SALA_CC_NUMBER;
+}
 
 static bool split_chars(splitter *p, bool (*match)(uint32_t cp), size_t n)
 {
@@ -327,8 +334,7 @@ static bool split_metaspace(splitter *p, const sala_pretok_step *step, size_t n)
     sala_buf b = {0};
     const char *s = p->s;
     const bool starts = s[0] == ' ' || (n >= step->text_len && memcmp(s, step->text, step->text_len) == 0);
-    const bool prepend =
-        step->prepend == SALA_PREPEND_ALWAYS || (step->prepend == SALA_PREPEND_FIRST && p->at_start);
+    const bool prepend = step->prepend == SALA_PREPEND_ALWAYS || (step->prepend == SALA_PREPEND_FIRST && p->at_start);
     if (prepend && !starts)
         sala_buf_add(&b, step->text, step->text_len);
     for (size_t i = 0; i < n;) {
@@ -358,7 +364,8 @@ bool sala_pretokenize(sala_encoder *e, int index, const char *s, size_t n, bool 
     if (index == t->n_pretoks)
         return sala_encode_word(e, s, n);
     const sala_pretok_step *step = &t->pretoks[index];
-    splitter p = {.e = e, .step = index, .s = s, .at_start = at_start, .behavior = step->behavior, .invert = step->invert};
+    splitter p = {
+        .e = e, .step = index, .s = s, .at_start = at_start, .behavior = step->behavior, .invert = step->invert};
     switch (step->kind) {
     case SALA_PT_SCAN:
         return split_scan(&p, &step->scan, n);

@@ -1,21 +1,22 @@
-/* Pre-tokenizers by name and by expression: which regular expressions have a scanner, and which names GGUF files use for
- * which list of expressions. Facts: tokenizer.json files of the models, and the names of llama.cpp. */
+/* Pre-tokenizers by name and by expression: which regular expressions have a scanner, and which names GGUF files use
+ * for which list of expressions. Facts: tokenizer.json files of the models, and the names of llama.cpp. */
 #include "text/tokenizer_impl.h"
 
 #define CONTRACTIONS_FOLD "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 #define CONTRACTIONS_BOTH "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])"
-#define MODERN(numbers) "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" numbers "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-#define MODERN_MARKS \
-    "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define MODERN(numbers)                                                                                                \
+    "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" numbers "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define MODERN_MARKS                                                                                                   \
+    "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| "                                                                  \
+    "?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)"
 #define UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
 #define LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
 #define O200K_TAIL "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define O200K                                                                                                          \
-    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" CONTRACTIONS_FOLD "?|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER           \
+    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" CONTRACTIONS_FOLD "?|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER          \
     "*" CONTRACTIONS_FOLD "?|\\p{N}{1,3}" O200K_TAIL
-#define TEKKEN                                                                                                         \
-    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER "*|\\p{N}" O200K_TAIL
+#define TEKKEN "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER "*|\\p{N}" O200K_TAIL
 #define BLOOM " ?[^(\\s|.,!?\xE2\x80\xA6\xE3\x80\x82\xEF\xBC\x8C\xE3\x80\x81\xE0\xA5\xA4\xDB\x94\xD8\x8C)]+"
 
 const char sala_regex_gpt2[] = GPT2 "|\\s+";
@@ -61,68 +62,39 @@ static const struct {
     const char *const *regexes;
     bool ignore_merges;
 } names[] = {
-    {"gpt-2", regex_gpt2, false},
-    {"phi-2", regex_gpt2, false},
-    {"jina-es", regex_gpt2, false},
-    {"jina-de", regex_gpt2, false},
-    {"jina-v2-es", regex_gpt2, false},
-    {"jina-v2-de", regex_gpt2, false},
-    {"jina-v2-code", regex_gpt2, false},
-    {"roberta-bpe", regex_gpt2, false},
-    {"gigachat", regex_gpt2, false},
-    {"a.x-4.0", regex_gpt2, false},
-    {"mellum", regex_gpt2, false},
-    {"modern-bert", regex_gpt2, false},
-    {"exaone4", regex_gpt2, false},
-    {"mpt", regex_gpt2, false},
-    {"olmo", regex_gpt2, false},
-    {"jais", regex_gpt2, false},
-    {"trillion", regex_gpt2, false},
-    {"granite-docling", regex_gpt2, false},
-    {"smollm", regex_smollm, false},
-    {"starcoder", regex_smollm, false},
-    {"refact", regex_smollm, false},
-    {"command-r", regex_smollm, false},
-    {"codeshell", regex_smollm, false},
-    {"exaone", regex_smollm, false},
-    {"minerva-7b", regex_smollm, false},
-    {"mellum2", regex_smollm, false},
-    {"llama-bpe", regex_llama3, true},
-    {"llama3", regex_llama3, true},
-    {"llama-v3", regex_llama3, true},
-    {"falcon3", regex_llama3, true},
-    {"falcon-h1", regex_llama3, true},
-    {"pixtral", regex_llama3, true},
-    {"midm-2.0", regex_llama3, true},
-    {"lfm2", regex_llama3, true},
-    {"dbrx", regex_llama3, false},
-    {"smaug-bpe", regex_llama3, false},
-    {"glm4", regex_llama3, false},
-    {"chatglm-bpe", regex_llama3, false},
-    {"qwen2", regex_qwen2, false},
-    {"deepseek-r1-qwen", regex_qwen2, false},
-    {"stablelm2", regex_qwen2, false},
-    {"hunyuan", regex_qwen2, false},
-    {"megrez", regex_qwen2, false},
-    {"solar-open", regex_qwen2, false},
-    {"grok-2", regex_qwen2, false},
-    {"qwen35", regex_qwen35, false},
-    {"minicpm5", regex_minicpm5, false},
-    {"default", regex_default, false},
-    {"falcon", regex_falcon, false},
-    {"gpt-4o", regex_o200k, false},
-    {"llama4", regex_o200k, false},
-    {"minimax-m2", regex_o200k, false},
-    {"tekken", regex_tekken, true},
-    {"bloom", regex_bloom, false},
-    {"poro-chat", regex_bloom, false},
-    {"gpt3-finnish", regex_bloom, false},
-    {"viking", regex_viking, false},
-    {"deepseek-v3", regex_deepseek3, false},
+    {"gpt-2", regex_gpt2, false},        {"phi-2", regex_gpt2, false},
+    {"jina-es", regex_gpt2, false},      {"jina-de", regex_gpt2, false},
+    {"jina-v2-es", regex_gpt2, false},   {"jina-v2-de", regex_gpt2, false},
+    {"jina-v2-code", regex_gpt2, false}, {"roberta-bpe", regex_gpt2, false},
+    {"gigachat", regex_gpt2, false},     {"a.x-4.0", regex_gpt2, false},
+    {"mellum", regex_gpt2, false},       {"modern-bert", regex_gpt2, false},
+    {"exaone4", regex_gpt2, false},      {"mpt", regex_gpt2, false},
+    {"olmo", regex_gpt2, false},         {"jais", regex_gpt2, false},
+    {"trillion", regex_gpt2, false},     {"granite-docling", regex_gpt2, false},
+    {"smollm", regex_smollm, false},     {"starcoder", regex_smollm, false},
+    {"refact", regex_smollm, false},     {"command-r", regex_smollm, false},
+    {"codeshell", regex_smollm, false},  {"exaone", regex_smollm, false},
+    {"minerva-7b", regex_smollm, false}, {"mellum2", regex_smollm, false},
+    {"llama-bpe", regex_llama3, true},   {"llama3", regex_llama3, true},
+    {"llama-v3", regex_llama3, true},    {"falcon3", regex_llama3, true},
+    {"falcon-h1", regex_llama3, true},   {"pixtral", regex_llama3, true},
+    {"midm-2.0", regex_llama3, true},    {"lfm2", regex_llama3, true},
+    {"dbrx", regex_llama3, false},       {"smaug-bpe", regex_llama3, false},
+    {"glm4", regex_llama3, false},       {"chatglm-bpe", regex_llama3, false},
+    {"qwen2", regex_qwen2, false},       {"deepseek-r1-qwen", regex_qwen2, false},
+    {"stablelm2", regex_qwen2, false},   {"hunyuan", regex_qwen2, false},
+    {"megrez", regex_qwen2, false},      {"solar-open", regex_qwen2, false},
+    {"grok-2", regex_qwen2, false},      {"qwen35", regex_qwen35, false},
+    {"minicpm5", regex_minicpm5, false}, {"default", regex_default, false},
+    {"falcon", regex_falcon, false},     {"gpt-4o", regex_o200k, false},
+    {"llama4", regex_o200k, false},      {"minimax-m2", regex_o200k, false},
+    {"tekken", regex_tekken, true},      {"bloom", regex_bloom, false},
+    {"poro-chat", regex_bloom, false},   {"gpt3-finnish", regex_bloom, false},
+    {"viking", regex_viking, false},     {"deepseek-v3", regex_deepseek3, false},
 };
 
-sala_status sala_pretok_regex(sala_pretok_step *step, const char *s, size_t n, sala_split_behavior behavior, bool invert,
-                              sala_error *err)
+sala_status sala_pretok_regex(sala_pretok_step *step, const char *s, size_t n, sala_split_behavior behavior,
+                              bool invert, sala_error *err)
 {
     *step = (sala_pretok_step){.kind = SALA_PT_REGEX, .behavior = behavior, .invert = invert};
     const bool keeps_matches = behavior == SALA_SPLIT_ISOLATED || (behavior == SALA_SPLIT_REMOVED && invert);
@@ -152,8 +124,8 @@ sala_status sala_pretok_regex(sala_pretok_step *step, const char *s, size_t n, s
     return st;
 }
 
-sala_status sala_pretok_by_name(sala_pretok_step *steps, int *n_steps, bool *ignore_merges, const char *name, size_t len,
-                                sala_error *err)
+sala_status sala_pretok_by_name(sala_pretok_step *steps, int *n_steps, bool *ignore_merges, const char *name,
+                                size_t len, sala_error *err)
 {
     for (size_t i = 0; i < SALA_ARRAY_LEN(names); i++) {
         if (strlen(names[i].name) != len || memcmp(names[i].name, name, len) != 0)
@@ -171,10 +143,11 @@ sala_status sala_pretok_by_name(sala_pretok_step *steps, int *n_steps, bool *ign
         }
         return SALA_OK;
     }
-    return sala_fail(err, SALA_E_UNSUPPORTED,
-                     "tokenizer.ggml.pre is \"%.*s\", a pre-tokenizer that is not known; known are gpt-2, smollm, llama-bpe, "
-                     "qwen2, qwen35, minicpm5, default, gpt-4o, tekken, deepseek-v3, falcon, bloom and their relatives",
-                     len > 60 ? 60 : (int)len, name);
+    return sala_fail(
+        err, SALA_E_UNSUPPORTED,
+        "tokenizer.ggml.pre is \"%.*s\", a pre-tokenizer that is not known; known are gpt-2, smollm, llama-bpe, "
+        "qwen2, qwen35, minicpm5, default, gpt-4o, tekken, deepseek-v3, falcon, bloom and their relatives",
+        len > 60 ? 60 : (int)len, name);
 }
 
 const char *sala_pretok_known_name(const char *name, size_t len)

@@ -69,8 +69,8 @@ static float float_of(uint64_t bits)
 
 static sala_status broken(const sala_reader *r, const char *where, sala_error *err)
 {
-    return sala_fail_at(err, SALA_E_CORRUPT, (int64_t)r->at, "tokenizer.model: the %s is cut short or is no protocol buffer",
-                        where);
+    return sala_fail_at(err, SALA_E_CORRUPT, (int64_t)r->at,
+                        "tokenizer.model: the %s is cut short or is no protocol buffer", where);
 }
 
 static sala_status read_piece(sala_tokenizer *t, const field *whole, sala_error *err)
@@ -90,8 +90,8 @@ static sala_status read_piece(sala_tokenizer *t, const field *whole, sala_error 
     if (r.failed)
         return broken(&r, "piece", err);
     if (type < SALA_PIECE_NORMAL || type > SALA_PIECE_BYTE)
-        return sala_fail(err, SALA_E_CORRUPT, "tokenizer.model: piece %d has the type %llu; known are 1 to 6", t->vocab.count,
-                         (unsigned long long)type);
+        return sala_fail(err, SALA_E_CORRUPT, "tokenizer.model: piece %d has the type %llu; known are 1 to 6",
+                         t->vocab.count, (unsigned long long)type);
     if (text.bytes == 0 || !sala_utf8_is_valid((const char *)text.data, text.bytes))
         return sala_fail(err, SALA_E_CORRUPT, "tokenizer.model: the text of piece %d is %s", t->vocab.count,
                          text.bytes == 0 ? "empty" : "not UTF-8");
@@ -105,7 +105,8 @@ static sala_status read_piece(sala_tokenizer *t, const field *whole, sala_error 
     p->special = type == SALA_PIECE_CONTROL || type == SALA_PIECE_UNKNOWN;
     if (type == SALA_PIECE_UNKNOWN) {
         if (t->unk >= 0)
-            return sala_fail(err, SALA_E_CORRUPT, "tokenizer.model: the pieces %d and %d are both the unknown one", t->unk, id);
+            return sala_fail(err, SALA_E_CORRUPT, "tokenizer.model: the pieces %d and %d are both the unknown one",
+                             t->unk, id);
         t->unk = id;
     }
     return SALA_OK;
@@ -171,7 +172,8 @@ static int32_t control_piece(const sala_tokenizer *t, const field *name, const c
 static sala_status set_model(sala_tokenizer *t, const trainer *tr, sala_error *err)
 {
     if (tr->model_type != MODEL_UNIGRAM && tr->model_type != MODEL_BPE)
-        return sala_fail(err, SALA_E_UNSUPPORTED, "tokenizer.model: model_type is %llu; known are 1 (unigram) and 2 (BPE)",
+        return sala_fail(err, SALA_E_UNSUPPORTED,
+                         "tokenizer.model: model_type is %llu; known are 1 (unigram) and 2 (BPE)",
                          (unsigned long long)tr->model_type);
     if (t->unk < 0)
         return sala_fail(err, SALA_E_CORRUPT, "tokenizer.model: none of %d pieces is the unknown one", t->vocab.count);
@@ -182,7 +184,8 @@ static sala_status set_model(sala_tokenizer *t, const trainer *tr, sala_error *e
     t->unigram.byte_fallback = tr->byte_fallback;
     int32_t ids[256];
     if (tr->byte_fallback && !sala_vocab_byte_ids(&t->vocab, ids))
-        return sala_fail(err, SALA_E_CORRUPT, "tokenizer.model: byte_fallback is set, but not all 256 byte pieces are there");
+        return sala_fail(err, SALA_E_CORRUPT,
+                         "tokenizer.model: byte_fallback is set, but not all 256 byte pieces are there");
     t->fuse_unknown = !tr->byte_fallback;
     return SALA_OK;
 }

@@ -80,9 +80,9 @@ sala_status sala_tokenizer_add_token(sala_tokenizer *t, const sala_added *a, sal
         if (st != SALA_OK)
             return st;
     } else if (p->len != a->len || memcmp(sala_vocab_text(v, a->id), a->text, a->len) != 0) {
-        return sala_fail(err, SALA_E_CORRUPT, "token id %d is \"%.*s\" in the vocabulary and \"%.*s\" among the added tokens",
-                         a->id, p->len > 60 ? 60 : (int)p->len, sala_vocab_text(v, a->id), a->len > 60 ? 60 : (int)a->len,
-                         a->text);
+        return sala_fail(
+            err, SALA_E_CORRUPT, "token id %d is \"%.*s\" in the vocabulary and \"%.*s\" among the added tokens", a->id,
+            p->len > 60 ? 60 : (int)p->len, sala_vocab_text(v, a->id), a->len > 60 ? 60 : (int)a->len, a->text);
     }
     v->items[a->id].special = a->special;
     /* Grown by doubling at powers of two. */
@@ -139,7 +139,8 @@ sala_status sala_tokenizer_index_user_pieces(sala_tokenizer *t, sala_error *err)
         return sala_fail_memory(err, (uint64_t)v->count * sizeof *keys);
     for (int32_t id = 0; id < v->count; id++) {
         const sala_piece *p = &v->items[id];
-        if (p->type == SALA_PIECE_USER && p->in_model && p->len > 0 && sala_utf8_is_valid(sala_vocab_text(v, id), p->len))
+        if (p->type == SALA_PIECE_USER && p->in_model && p->len > 0 &&
+            sala_utf8_is_valid(sala_vocab_text(v, id), p->len))
             keys[n++] = (sala_trie_key){sala_vocab_text(v, id), p->len, id};
     }
     const bool ok = sala_trie_build(&t->user_trie, keys, n);
@@ -180,7 +181,10 @@ bool sala_tokenizer_set_affixes(sala_tokenizer *t, bool add_bos, bool add_eos)
     return true;
 }
 
-int32_t sala_tokenizer_n_vocab(const sala_tokenizer *t) { return t->vocab.count; }
+int32_t sala_tokenizer_n_vocab(const sala_tokenizer *t)
+{
+    return t->vocab.count;
+}
 
 const char *sala_tokenizer_kind(const sala_tokenizer *t)
 {
@@ -196,10 +200,22 @@ const char *sala_tokenizer_pre(const sala_tokenizer *t)
     return t->pre_name != NULL ? t->pre_name : "custom";
 }
 
-int32_t sala_tokenizer_bos(const sala_tokenizer *t) { return t->bos; }
-int32_t sala_tokenizer_eos(const sala_tokenizer *t) { return t->eos; }
-int32_t sala_tokenizer_pad(const sala_tokenizer *t) { return t->pad; }
-int32_t sala_tokenizer_unk(const sala_tokenizer *t) { return t->unk >= 0 ? t->unk : t->named_unk; }
+int32_t sala_tokenizer_bos(const sala_tokenizer *t)
+{
+    return t->bos;
+}
+int32_t sala_tokenizer_eos(const sala_tokenizer *t)
+{
+    return t->eos;
+}
+int32_t sala_tokenizer_pad(const sala_tokenizer *t)
+{
+    return t->pad;
+}
+int32_t sala_tokenizer_unk(const sala_tokenizer *t)
+{
+    return t->unk >= 0 ? t->unk : t->named_unk;
+}
 
 bool sala_tokenizer_adds_bos(const sala_tokenizer *t)
 {
@@ -222,7 +238,10 @@ static bool has_id(const sala_tokenizer *t, int32_t id)
     return id >= 0 && id < t->vocab.count && t->vocab.items[id].type != SALA_PIECE_NONE;
 }
 
-bool sala_tokenizer_is_special(const sala_tokenizer *t, int32_t id) { return has_id(t, id) && t->vocab.items[id].special; }
+bool sala_tokenizer_is_special(const sala_tokenizer *t, int32_t id)
+{
+    return has_id(t, id) && t->vocab.items[id].special;
+}
 
 bool sala_tokenizer_piece(const sala_tokenizer *t, int32_t id, const char **s, size_t *len)
 {
@@ -355,8 +374,7 @@ static bool cut_added(const cutter *c, const search *q, const char *s, size_t n)
     size_t done = 0, cursor = 0;
     for (size_t i = 0; i < n && q->trie->nodes != NULL;) {
         int32_t index = -1;
-        const size_t len =
-            q->trie->root[(uint8_t)s[i]] == 0 ? 0 : sala_trie_longest(q->trie, s + i, n - i, &index);
+        const size_t len = q->trie->root[(uint8_t)s[i]] == 0 ? 0 : sala_trie_longest(q->trie, s + i, n - i, &index);
         if (len == 0) {
             i++;
             continue;
@@ -368,8 +386,8 @@ static bool cut_added(const cutter *c, const search *q, const char *s, size_t n)
                                  : q->specials_ok ? ALLOWED
                                                   : FORBIDDEN;
             if (p != ALLOWED) {
-                /* A forbidden token is passed over whole. One that only reaches into forbidden text must not hide a token
-                 * that begins inside of it. */
+                /* A forbidden token is passed over whole. One that only reaches into forbidden text must not hide a
+                 * token that begins inside of it. */
                 i = p == FORBIDDEN ? to : i + 1;
                 continue;
             }
@@ -497,8 +515,7 @@ sala_status sala_tokenizer_encode(const sala_tokenizer *t, sala_ids *ids, const 
     bool ok = !joined.failed;
     if (ok) {
         make_cache(&e, n);
-        ok = (!add_special || push_all(ids, t->prefix, t->n_prefix)) &&
-             (n == 0 || cut_added(&c, &first, text, n)) &&
+        ok = (!add_special || push_all(ids, t->prefix, t->n_prefix)) && (n == 0 || cut_added(&c, &first, text, n)) &&
              (!add_special || push_all(ids, t->suffix, t->n_suffix));
     }
     encoder_close(&e);
@@ -507,5 +524,6 @@ sala_status sala_tokenizer_encode(const sala_tokenizer *t, sala_ids *ids, const 
     if (ok)
         return SALA_OK;
     ids->count = before;
-    return e.status != SALA_OK ? e.status : sala_fail(err, SALA_E_MEMORY, "memory ran out while text was turned into tokens");
+    return e.status != SALA_OK ? e.status
+                               : sala_fail(err, SALA_E_MEMORY, "memory ran out while text was turned into tokens");
 }

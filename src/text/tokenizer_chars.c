@@ -1,4 +1,4 @@
-/* Characters: classes, UTF-8 repair, GPT-2's byte alphabet; and regular expressions. */
+/* Characters: classes, UTF-8 repair, GPT-2's byte alphabet. */
 #include "text/tokenizer_impl.h"
 
 #include <utf8proc.h>
@@ -8,48 +8,20 @@ static const struct {
     uint32_t first, last;
     sala_char_class c;
 } newer[] = {
-    {0x897, 0x897, SALA_CC_MARK},
-    {0x1C89, 0x1C8A, SALA_CC_LETTER},
-    {0xA7CB, 0xA7CD, SALA_CC_LETTER},
-    {0xA7DA, 0xA7DC, SALA_CC_LETTER},
-    {0x105C0, 0x105F3, SALA_CC_LETTER},
-    {0x10D40, 0x10D49, SALA_CC_NUMBER},
-    {0x10D4A, 0x10D65, SALA_CC_LETTER},
-    {0x10D69, 0x10D6D, SALA_CC_MARK},
-    {0x10D6F, 0x10D85, SALA_CC_LETTER},
-    {0x10EC2, 0x10EC4, SALA_CC_LETTER},
-    {0x10EFC, 0x10EFC, SALA_CC_MARK},
-    {0x11380, 0x11389, SALA_CC_LETTER},
-    {0x1138B, 0x1138B, SALA_CC_LETTER},
-    {0x1138E, 0x1138E, SALA_CC_LETTER},
-    {0x11390, 0x113B5, SALA_CC_LETTER},
-    {0x113B7, 0x113B7, SALA_CC_LETTER},
-    {0x113B8, 0x113C0, SALA_CC_MARK},
-    {0x113C2, 0x113C2, SALA_CC_MARK},
-    {0x113C5, 0x113C5, SALA_CC_MARK},
-    {0x113C7, 0x113CA, SALA_CC_MARK},
-    {0x113CC, 0x113D0, SALA_CC_MARK},
-    {0x113D1, 0x113D1, SALA_CC_LETTER},
-    {0x113D2, 0x113D2, SALA_CC_MARK},
-    {0x113D3, 0x113D3, SALA_CC_LETTER},
-    {0x113E1, 0x113E2, SALA_CC_MARK},
-    {0x116D0, 0x116E3, SALA_CC_NUMBER},
-    {0x11BC0, 0x11BE0, SALA_CC_LETTER},
-    {0x11BF0, 0x11BF9, SALA_CC_NUMBER},
-    {0x11F5A, 0x11F5A, SALA_CC_MARK},
-    {0x13460, 0x143FA, SALA_CC_LETTER},
-    {0x16100, 0x1611D, SALA_CC_LETTER},
-    {0x1611E, 0x1612F, SALA_CC_MARK},
-    {0x16130, 0x16139, SALA_CC_NUMBER},
-    {0x16D40, 0x16D6C, SALA_CC_LETTER},
-    {0x16D70, 0x16D79, SALA_CC_NUMBER},
-    {0x18CFF, 0x18CFF, SALA_CC_LETTER},
-    {0x1CCF0, 0x1CCF9, SALA_CC_NUMBER},
-    {0x1E5D0, 0x1E5ED, SALA_CC_LETTER},
-    {0x1E5EE, 0x1E5EF, SALA_CC_MARK},
-    {0x1E5F0, 0x1E5F0, SALA_CC_LETTER},
-    {0x1E5F1, 0x1E5FA, SALA_CC_NUMBER},
-    {0x2EBF0, 0x2EE5D, SALA_CC_LETTER},
+    {0x897, 0x897, SALA_CC_MARK},       {0x1C89, 0x1C8A, SALA_CC_LETTER},   {0xA7CB, 0xA7CD, SALA_CC_LETTER},
+    {0xA7DA, 0xA7DC, SALA_CC_LETTER},   {0x105C0, 0x105F3, SALA_CC_LETTER}, {0x10D40, 0x10D49, SALA_CC_NUMBER},
+    {0x10D4A, 0x10D65, SALA_CC_LETTER}, {0x10D69, 0x10D6D, SALA_CC_MARK},   {0x10D6F, 0x10D85, SALA_CC_LETTER},
+    {0x10EC2, 0x10EC4, SALA_CC_LETTER}, {0x10EFC, 0x10EFC, SALA_CC_MARK},   {0x11380, 0x11389, SALA_CC_LETTER},
+    {0x1138B, 0x1138B, SALA_CC_LETTER}, {0x1138E, 0x1138E, SALA_CC_LETTER}, {0x11390, 0x113B5, SALA_CC_LETTER},
+    {0x113B7, 0x113B7, SALA_CC_LETTER}, {0x113B8, 0x113C0, SALA_CC_MARK},   {0x113C2, 0x113C2, SALA_CC_MARK},
+    {0x113C5, 0x113C5, SALA_CC_MARK},   {0x113C7, 0x113CA, SALA_CC_MARK},   {0x113CC, 0x113D0, SALA_CC_MARK},
+    {0x113D1, 0x113D1, SALA_CC_LETTER}, {0x113D2, 0x113D2, SALA_CC_MARK},   {0x113D3, 0x113D3, SALA_CC_LETTER},
+    {0x113E1, 0x113E2, SALA_CC_MARK},   {0x116D0, 0x116E3, SALA_CC_NUMBER}, {0x11BC0, 0x11BE0, SALA_CC_LETTER},
+    {0x11BF0, 0x11BF9, SALA_CC_NUMBER}, {0x11F5A, 0x11F5A, SALA_CC_MARK},   {0x13460, 0x143FA, SALA_CC_LETTER},
+    {0x16100, 0x1611D, SALA_CC_LETTER}, {0x1611E, 0x1612F, SALA_CC_MARK},   {0x16130, 0x16139, SALA_CC_NUMBER},
+    {0x16D40, 0x16D6C, SALA_CC_LETTER}, {0x16D70, 0x16D79, SALA_CC_NUMBER}, {0x18CFF, 0x18CFF, SALA_CC_LETTER},
+    {0x1CCF0, 0x1CCF9, SALA_CC_NUMBER}, {0x1E5D0, 0x1E5ED, SALA_CC_LETTER}, {0x1E5EE, 0x1E5EF, SALA_CC_MARK},
+    {0x1E5F0, 0x1E5F0, SALA_CC_LETTER}, {0x1E5F1, 0x1E5FA, SALA_CC_NUMBER}, {0x2EBF0, 0x2EE5D, SALA_CC_LETTER},
 };
 
 static sala_char_class class_of_newer(uint32_t cp)
@@ -203,7 +175,8 @@ void sala_utf8_append_lossy(sala_buf *out, const char *s, size_t n)
         sala_buf_add(out, s + done, n - done);
 }
 
-/* ---- GPT-2's byte alphabet: printable Latin-1 stands for itself, the other 68 bytes are U+0100 and up, in order ---- */
+/* ---- GPT-2's byte alphabet: printable Latin-1 stands for itself, the other 68 bytes are U+0100 and up, in order ----
+ */
 
 static bool is_printable_byte(uint32_t b)
 {
@@ -247,23 +220,4 @@ bool sala_byte_level_decode(sala_buf *out, const char *s, size_t n)
         i += (size_t)len;
     }
     return true;
-}
-
-/* ---- regular expressions ---- */
-
-sala_status sala_regex_compile(pcre2_code **out, const char *s, size_t n, sala_error *err)
-{
-    int code = 0;
-    PCRE2_SIZE where = 0;
-    pcre2_code *re = pcre2_compile((PCRE2_SPTR)s, n, PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code, &where, NULL);
-    if (re == NULL) {
-        PCRE2_UCHAR why[200];
-        pcre2_get_error_message(code, why, sizeof why);
-        return sala_fail(err, SALA_E_UNSUPPORTED, "the regular expression \"%.*s\" is not understood (at byte %zu: %s)",
-                         n > 200 ? 200 : (int)n, s, (size_t)where, (const char *)why);
-    }
-    /* Without JIT (refused by the system, or not built in) the interpreter gives the same matches. */
-    pcre2_jit_compile(re, PCRE2_JIT_COMPLETE);
-    *out = re;
-    return SALA_OK;
 }

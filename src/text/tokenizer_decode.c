@@ -1,5 +1,6 @@
-/* Token ids to text. One way for whole texts and for streams: decode() is push() of every id and a flush, so they cannot
- * differ. A token gives bytes; bytes become whole characters or U+FFFD; then the text's head and tail are stripped.
+/* Token ids to text. One way for whole texts and for streams: decode() is push() of every id and a flush, so they
+ * cannot differ. A token gives bytes; bytes become whole characters or U+FFFD; then the text's head and tail are
+ * stripped.
  *
  * Byte pieces that do not form characters become one U+FFFD each, and characters among them are kept, as SentencePiece
  * does it. (Hugging Face gives up on all of a run of byte pieces when one is wrong, which no stream can do.) */
@@ -118,8 +119,8 @@ static void put_bytes(sala_detokenizer *d, sala_buf *out, const char *s, size_t 
         if (!d->t->decoder.byte_level)
             bad = 1;
         sala_buf_add(w, "\xEF\xBF\xBD", 3);
-        /* What was pending stood in one well-formed beginning, so a bad part never ends before it does unless bytes count
-         * one by one. */
+        /* What was pending stood in one well-formed beginning, so a bad part never ends before it does unless bytes
+         * count one by one. */
         if (bad >= d->n_pending) {
             i += bad - d->n_pending;
             d->n_pending = 0;
@@ -173,7 +174,8 @@ static void apply_op(const sala_decode_op *op, bool first, sala_buf *from, sala_
             s += op->from_len;
             n -= op->from_len;
         }
-        for (int k = 0; k < op->stop && n >= op->from_len && memcmp(s + n - op->from_len, op->from, op->from_len) == 0; k++)
+        for (int k = 0; k < op->stop && n >= op->from_len && memcmp(s + n - op->from_len, op->from, op->from_len) == 0;
+             k++)
             n -= op->from_len;
         if (n > 0)
             sala_buf_add(to, s, n);

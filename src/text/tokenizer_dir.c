@@ -1,5 +1,5 @@
-/* The tokenizer of a Hugging Face directory: tokenizer.json, or tokenizer.model with the tokens that the other files add to
- * it. */
+/* The tokenizer of a Hugging Face directory: tokenizer.json, or tokenizer.model with the tokens that the other files
+ * add to it. */
 #include "text/tokenizer_json.h"
 
 #include "os/os.h"
@@ -58,9 +58,8 @@ static bool is_special_name(const json_t *config, const char *name)
 {
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)(uintptr_t)config, key, value)
-        if (strstr(key, "_token") != NULL && is_named(value, name))
-            return true;
+    json_object_foreach((json_t *)(uintptr_t)config, key,
+                        value) if (strstr(key, "_token") != NULL && is_named(value, name)) return true;
     return false;
 }
 

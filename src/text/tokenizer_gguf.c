@@ -1,10 +1,11 @@
-/* The tokenizer in GGUF metadata, keys tokenizer.ggml.*: "llama" (SentencePiece BPE by score), "gpt2" (byte-level BPE) and
- * "t5" (unigram). Behaviour where the metadata leave it open is llama.cpp's. */
+/* The tokenizer in GGUF metadata, keys tokenizer.ggml.*: "llama" (SentencePiece BPE by score), "gpt2" (byte-level BPE)
+ * and "t5" (unigram). Behaviour where the metadata leave it open is llama.cpp's. */
 #include "text/tokenizer_impl.h"
 
 #define KEY(name) "tokenizer.ggml." name
 
-static sala_status array_of(const sala_gguf_kv **out, const sala_gguf *g, const char *key, uint64_t count, sala_error *err)
+static sala_status array_of(const sala_gguf_kv **out, const sala_gguf *g, const char *key, uint64_t count,
+                            sala_error *err)
 {
     const sala_gguf_kv *kv = sala_gguf_find(g, key);
     *out = kv;
@@ -13,8 +14,8 @@ static sala_status array_of(const sala_gguf_kv **out, const sala_gguf *g, const 
     if (kv->type != SALA_GGUF_ARRAY)
         return sala_fail(err, SALA_E_CORRUPT, "%s is not an array", key);
     if (count > 0 && kv->count != count)
-        return sala_fail(err, SALA_E_CORRUPT, "%s has %llu elements for %llu tokens", key, (unsigned long long)kv->count,
-                         (unsigned long long)count);
+        return sala_fail(err, SALA_E_CORRUPT, "%s has %llu elements for %llu tokens", key,
+                         (unsigned long long)kv->count, (unsigned long long)count);
     return SALA_OK;
 }
 
@@ -48,8 +49,8 @@ static sala_status read_tokens(sala_tokenizer *t, const sala_gguf *g, bool *has_
         if (type == 0)
             type = SALA_PIECE_NORMAL;
         if (type < 0 || type > SALA_PIECE_BYTE)
-            return sala_fail(err, SALA_E_CORRUPT, "token %llu has the type %lld; known are 0 to 6", (unsigned long long)i,
-                             (long long)type);
+            return sala_fail(err, SALA_E_CORRUPT, "token %llu has the type %lld; known are 0 to 6",
+                             (unsigned long long)i, (long long)type);
         st = sala_vocab_put(&t->vocab, (int64_t)i, s, n, (sala_piece_type)type, (float)score, err);
         if (st != SALA_OK)
             return st;
@@ -60,8 +61,8 @@ static sala_status read_tokens(sala_tokenizer *t, const sala_gguf *g, bool *has_
     return sala_vocab_index(&t->vocab, err);
 }
 
-static sala_status special_id(const sala_tokenizer *t, const sala_gguf *g, const char *key, int32_t otherwise, int32_t *out,
-                              sala_error *err)
+static sala_status special_id(const sala_tokenizer *t, const sala_gguf *g, const char *key, int32_t otherwise,
+                              int32_t *out, sala_error *err)
 {
     int64_t id = otherwise;
     if (sala_gguf_get_i64(g, key, &id) && id == UINT32_MAX) /* how some writers say "none" */
@@ -71,7 +72,8 @@ static sala_status special_id(const sala_tokenizer *t, const sala_gguf *g, const
             *out = -1;
             return SALA_OK;
         }
-        return sala_fail(err, SALA_E_CORRUPT, "%s is %lld, but there are only %d tokens", key, (long long)id, t->vocab.count);
+        return sala_fail(err, SALA_E_CORRUPT, "%s is %lld, but there are only %d tokens", key, (long long)id,
+                         t->vocab.count);
     }
     *out = id < 0 ? -1 : (int32_t)id;
     return SALA_OK;
@@ -106,7 +108,8 @@ static sala_status set_affixes(sala_tokenizer *t, const sala_gguf *g, bool bos, 
     return sala_tokenizer_set_affixes(t, bos, eos) ? SALA_OK : sala_fail_memory(err, 64);
 }
 
-static sala_status special_ids(sala_tokenizer *t, const sala_gguf *g, int32_t bos, int32_t eos, int32_t unk, sala_error *err)
+static sala_status special_ids(sala_tokenizer *t, const sala_gguf *g, int32_t bos, int32_t eos, int32_t unk,
+                               sala_error *err)
 {
     sala_status st = special_id(t, g, KEY("bos_token_id"), bos, &t->bos, err);
     if (st == SALA_OK)
@@ -189,7 +192,8 @@ static sala_status read_merges(sala_tokenizer *t, const sala_gguf *g, sala_error
                 id = sala_vocab_find(&t->vocab, both.data, both.len);
         }
         if (left < 0 || right < 0 || id < 0)
-            st = sala_fail(err, SALA_E_CORRUPT, KEY("merges") "[%llu] is \"%.*s\", which does not join two tokens to a third",
+            st = sala_fail(err, SALA_E_CORRUPT,
+                           KEY("merges") "[%llu] is \"%.*s\", which does not join two tokens to a third",
                            (unsigned long long)i, n > 60 ? 60 : (int)n, s);
         else if (!sala_bpe_add_merge(&t->bpe, left, right, (uint32_t)i, id, false))
             st = sala_fail_memory(err, kv->count * sizeof(sala_pair));

@@ -1,5 +1,5 @@
-/* A tokenizer as GGUF metadata, in the form that llama.cpp reads. What GGUF has no words for is an error, never a file that
- * tokenises differently; two liberties are taken, both as every converter does: the NFC normaliser of byte-level
+/* A tokenizer as GGUF metadata, in the form that llama.cpp reads. What GGUF has no words for is an error, never a file
+ * that tokenises differently; two liberties are taken, both as every converter does: the NFC normaliser of byte-level
  * tokenizers is left out, and a prefix that only the first piece of text gets is written as one for every piece. */
 #include "text/tokenizer_impl.h"
 
@@ -24,8 +24,8 @@ static numbered_pair *sorted_pairs(const sala_bpe *b)
     size_t n = 0;
     for (uint64_t k = 0; p != NULL && k <= b->pair_mask; k++)
         if (b->pairs[k].key != UINT64_MAX)
-            p[n++] = (numbered_pair){b->pairs[k].rank, (int32_t)(b->pairs[k].key >> 32), (int32_t)(uint32_t)b->pairs[k].key,
-                                     b->pairs[k].id};
+            p[n++] = (numbered_pair){b->pairs[k].rank, (int32_t)(b->pairs[k].key >> 32),
+                                     (int32_t)(uint32_t)b->pairs[k].key, b->pairs[k].id};
     if (p != NULL)
         qsort(p, n, sizeof *p, by_rank);
     return p;
@@ -36,7 +36,8 @@ static sala_status check_byte_level(const sala_tokenizer *t, sala_error *err)
 {
     for (int i = 0; i < t->n_norms; i++)
         if (t->norms[i].kind != SALA_NORM_NFC)
-            return sala_fail(err, SALA_E_UNSUPPORTED, "GGUF cannot hold a byte-level tokenizer with a normaliser other than NFC");
+            return sala_fail(err, SALA_E_UNSUPPORTED,
+                             "GGUF cannot hold a byte-level tokenizer with a normaliser other than NFC");
     if (t->pre_name != NULL)
         return SALA_OK;
     for (int i = 0; i < t->n_pretoks; i++) {
@@ -45,7 +46,8 @@ static sala_status check_byte_level(const sala_tokenizer *t, sala_error *err)
             return sala_fail(err, SALA_E_UNSUPPORTED,
                              "GGUF has no name for the pre-tokenizer with the regular expression \"%.300s\"", s->text);
     }
-    return sala_fail(err, SALA_E_UNSUPPORTED, "GGUF has no name for this sequence of %d pre-tokenizer steps", t->n_pretoks);
+    return sala_fail(err, SALA_E_UNSUPPORTED, "GGUF has no name for this sequence of %d pre-tokenizer steps",
+                     t->n_pretoks);
 }
 
 /* Whether the text's preparation is "spaces become U+2581, perhaps one in front"; *prefix: one in front. */
@@ -73,8 +75,8 @@ static bool is_llama_like(const sala_tokenizer *t, bool *prefix)
            n[i].from[0] == ' ' && n[i].to_len == SALA_META_LEN && memcmp(n[i].to, SALA_META, SALA_META_LEN) == 0;
 }
 
-/* Scores that give the merges' order back: every merge into one piece must stand together, and every way to cut a piece in
- * two must be among them. */
+/* Scores that give the merges' order back: every merge into one piece must stand together, and every way to cut a piece
+ * in two must be among them. */
 static sala_status scores_of_merges(const sala_tokenizer *t, float *scores, sala_error *err)
 {
     const sala_vocab *v = &t->vocab;
@@ -166,21 +168,26 @@ static int32_t type_of(const sala_tokenizer *t, int32_t id)
                                                                                                     : SALA_PIECE_NORMAL;
 }
 
-sala_status sala_tokenizer_write_gguf(const sala_tokenizer *t, sala_gguf_writer *w, int32_t n_embd_rows, sala_error *err)
+sala_status sala_tokenizer_write_gguf(const sala_tokenizer *t, sala_gguf_writer *w, int32_t n_embd_rows,
+                                      sala_error *err)
 {
     const sala_vocab *v = &t->vocab;
     const int32_t n = n_embd_rows;
     bool prefix = false;
     sala_status st = SALA_OK;
     if (n < v->count || n > SALA_TOK_MAX_IDS)
-        return sala_fail(err, SALA_E_INVALID, "the vocabulary has ids up to %d, the embedding %d rows", v->count - 1, n);
+        return sala_fail(err, SALA_E_INVALID, "the vocabulary has ids up to %d, the embedding %d rows", v->count - 1,
+                         n);
     if (t->bpe.byte_level)
         st = check_byte_level(t, err);
-    else if (t->model == SALA_MODEL_UNIGRAM && (t->n_norms != 1 || t->norms->kind != SALA_NORM_SENTENCEPIECE || t->n_pretoks > 0))
-        st = sala_fail(err, SALA_E_UNSUPPORTED, "GGUF can hold a unigram tokenizer only with SentencePiece's own normaliser");
-    else if (t->model == SALA_MODEL_BPE && !is_llama_like(t, &prefix))
+    else if (t->model == SALA_MODEL_UNIGRAM &&
+             (t->n_norms != 1 || t->norms->kind != SALA_NORM_SENTENCEPIECE || t->n_pretoks > 0))
         st = sala_fail(err, SALA_E_UNSUPPORTED,
-                       "GGUF can hold a BPE tokenizer by characters only if its text is prepared by making spaces U+2581");
+                       "GGUF can hold a unigram tokenizer only with SentencePiece's own normaliser");
+    else if (t->model == SALA_MODEL_BPE && !is_llama_like(t, &prefix))
+        st = sala_fail(
+            err, SALA_E_UNSUPPORTED,
+            "GGUF can hold a BPE tokenizer by characters only if its text is prepared by making spaces U+2581");
     if (st != SALA_OK)
         return st;
     sala_gguf_str *tokens = malloc((size_t)n * sizeof *tokens);

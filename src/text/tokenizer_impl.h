@@ -15,8 +15,8 @@
 #include <pcre2.h>
 #include <stdlib.h>
 
-#define SALA_TOK_MAX_IDS (1 << 24)      /* no vocabulary in use has more than a million */
-#define SALA_TOK_MAX_TEXT (1u << 31)    /* bytes of input to one call */
+#define SALA_TOK_MAX_IDS (1 << 24)   /* no vocabulary in use has more than a million */
+#define SALA_TOK_MAX_TEXT (1u << 31) /* bytes of input to one call */
 #define SALA_NO_RANK UINT32_MAX
 #define SALA_META "\xE2\x96\x81" /* U+2581, SentencePiece's visible space */
 #define SALA_META_LEN 3
@@ -37,9 +37,9 @@ typedef enum sala_piece_type {
 typedef struct sala_piece {
     uint32_t off, len; /* in sala_vocab.text */
     float score;
-    uint8_t type;   /* sala_piece_type */
-    bool in_model;  /* the model itself may produce it; added tokens that the model lacks are not */
-    bool special;   /* a control token for callers: skipped by decode with skip_special */
+    uint8_t type;  /* sala_piece_type */
+    bool in_model; /* the model itself may produce it; added tokens that the model lacks are not */
+    bool special;  /* a control token for callers: skipped by decode with skip_special */
 } sala_piece;
 
 typedef struct sala_vocab {
@@ -53,8 +53,8 @@ typedef struct sala_vocab {
 /* Puts a piece at an id that must be free. SALA_E_CORRUPT for an absurd or taken id. */
 sala_status sala_vocab_put(sala_vocab *v, int64_t id, const char *s, size_t n, sala_piece_type type, float score,
                            sala_error *err);
-/* Makes the hash table; to be called again after further puts. Empty pieces are not indexed. SALA_E_CORRUPT when two ids
- * have one text. */
+/* Makes the hash table; to be called again after further puts. Empty pieces are not indexed. SALA_E_CORRUPT when two
+ * ids have one text. */
 sala_status sala_vocab_index(sala_vocab *v, sala_error *err);
 int32_t sala_vocab_find(const sala_vocab *v, const char *s, size_t n);
 void sala_vocab_free(sala_vocab *v);
@@ -138,8 +138,8 @@ static inline size_t sala_utf8_len(char lead)
 
 /* Appends s with every maximal part of an ill-formed sequence replaced by U+FFFD. */
 void sala_utf8_append_lossy(sala_buf *out, const char *s, size_t n);
-/* How many bytes of the ill-formed sequence at s one U+FFFD stands for (Unicode 3.9, best practice): the longest beginning
- * of a well-formed one, at least one byte. incomplete: the data ends before it could be told. */
+/* How many bytes of the ill-formed sequence at s one U+FFFD stands for (Unicode 3.9, best practice): the longest
+ * beginning of a well-formed one, at least one byte. incomplete: the data ends before it could be told. */
 size_t sala_utf8_bad_part(const char *s, size_t n, bool *incomplete);
 bool sala_utf8_is_valid(const char *s, size_t n);
 
@@ -200,7 +200,7 @@ void sala_norm_step_free(sala_norm_step *s);
 /* ---- pre-tokenizer ---- */
 
 typedef enum sala_pretok_kind {
-    SALA_PT_SCAN,       /* a known family, by hand-written scanner */
+    SALA_PT_SCAN, /* a known family, by hand-written scanner */
     SALA_PT_REGEX,
     SALA_PT_LITERAL,
     SALA_PT_DIGITS,
@@ -223,9 +223,9 @@ typedef enum sala_prepend_scheme { SALA_PREPEND_ALWAYS, SALA_PREPEND_NEVER, SALA
 
 /* The families that differ in a few places only. */
 typedef struct sala_scan {
-    bool modern;      /* llama-3's shape: any one character before letters, line ends apart, contractions in any case */
-    uint8_t digits;   /* longest run of numbers, 0: any */
-    bool marks;       /* combining marks belong to letters */
+    bool modern;    /* llama-3's shape: any one character before letters, line ends apart, contractions in any case */
+    uint8_t digits; /* longest run of numbers, 0: any */
+    bool marks;     /* combining marks belong to letters */
 } sala_scan;
 
 typedef struct sala_pretok_step {
@@ -242,14 +242,14 @@ typedef struct sala_pretok_step {
 
 void sala_pretok_step_free(sala_pretok_step *s);
 /* Fills `step` for a regular expression with behaviour `behavior`: a scanner if the family is known. */
-sala_status sala_pretok_regex(sala_pretok_step *step, const char *s, size_t n, sala_split_behavior behavior, bool invert,
-                              sala_error *err);
+sala_status sala_pretok_regex(sala_pretok_step *step, const char *s, size_t n, sala_split_behavior behavior,
+                              bool invert, sala_error *err);
 extern const char sala_regex_gpt2[];
 
 /* Names as GGUF's tokenizer.ggml.pre has them. steps: room for SALA_PRETOK_MAX. */
 #define SALA_PRETOK_MAX 8
-sala_status sala_pretok_by_name(sala_pretok_step *steps, int *n_steps, bool *ignore_merges, const char *name, size_t len,
-                                sala_error *err);
+sala_status sala_pretok_by_name(sala_pretok_step *steps, int *n_steps, bool *ignore_merges, const char *name,
+                                size_t len, sala_error *err);
 const char *sala_pretok_known_name(const char *name, size_t len); /* a static string, NULL when unknown */
 /* The name for steps, NULL when GGUF has none. */
 const char *sala_pretok_name(const sala_pretok_step *steps, int n_steps, bool ignore_merges);
@@ -266,10 +266,10 @@ typedef struct sala_bpe {
     sala_pair *pairs;
     uint64_t pair_mask;
     uint64_t n_pairs;
-    int32_t **pages; /* code point >> 8 -> 256 symbols or NULL; character -> symbol, -1: none */
+    int32_t **pages;   /* code point >> 8 -> 256 symbols or NULL; character -> symbol, -1: none */
     int32_t n_symbols; /* ids and, above them, characters that occur in pieces without being pieces */
     int32_t byte_id[256];
-    bool by_score;     /* SentencePiece: pieces decide, not a list of merges */
+    bool by_score; /* SentencePiece: pieces decide, not a list of merges */
     bool byte_level;
     bool byte_fallback, all_bytes; /* all_bytes: byte_id has no gap */
     bool fuse_unk, ignore_merges;
@@ -313,8 +313,8 @@ typedef struct sala_decode_op { /* acts on one token's text */
     sala_decode_kind kind;
     char *from, *to; /* STRIP: from; METASPACE: from is the replacement */
     size_t from_len, to_len;
-    int start, stop;      /* STRIP */
-    bool drop_in_first;   /* METASPACE: the first token loses its replacements instead of turning them into spaces */
+    int start, stop;    /* STRIP */
+    bool drop_in_first; /* METASPACE: the first token loses its replacements instead of turning them into spaces */
 } sala_decode_op;
 
 #define SALA_DECODE_MAX 8
@@ -327,7 +327,7 @@ typedef struct sala_decoder {
     char *strip;          /* of the whole text: up to strip_start at its head, strip_stop at its tail */
     size_t strip_len;
     int strip_start, strip_stop;
-    char *unk_surface; /* SentencePiece's text for the unknown piece; NULL: its spelling */
+    char *unk_surface;     /* SentencePiece's text for the unknown piece; NULL: its spelling */
     bool drop_all_leading; /* SentencePiece with remove_extra_whitespaces: all spaces at the head */
 } sala_decoder;
 
@@ -363,8 +363,8 @@ struct sala_tokenizer {
     sala_trie added_raw, added_normalized; /* value: index into added */
 
     int32_t bos, eos, pad;
-    int32_t unk;       /* what the model gives for what it cannot spell, -1: nothing */
-    int32_t named_unk; /* unk_token of the configuration where the model has none */
+    int32_t unk;              /* what the model gives for what it cannot spell, -1: nothing */
+    int32_t named_unk;        /* unk_token of the configuration where the model has none */
     int32_t *prefix, *suffix; /* what add_special puts around the text */
     int n_prefix, n_suffix;
 
@@ -377,7 +377,7 @@ sala_status sala_tokenizer_add_token(sala_tokenizer *t, const sala_added *a, sal
 /* Call once after all parts are filled in. */
 sala_status sala_tokenizer_finish(sala_tokenizer *t, sala_error *err);
 bool sala_tokenizer_set_affixes(sala_tokenizer *t, bool add_bos, bool add_eos);
-sala_norm_step *sala_tokenizer_add_norm(sala_tokenizer *t, sala_norm_kind kind);    /* NULL: no memory */
+sala_norm_step *sala_tokenizer_add_norm(sala_tokenizer *t, sala_norm_kind kind); /* NULL: no memory */
 sala_pretok_step *sala_tokenizer_add_pretok(sala_tokenizer *t, sala_pretok_kind kind);
 /* The decoder of llama-style tokenizers: U+2581 is a space, bytes are bytes, one leading space goes. */
 bool sala_decoder_llama(sala_decoder *d, bool strip_leading);

@@ -13,7 +13,8 @@ sala_status sala_json_load(json_t **out, const char *what, const char *json, siz
     /* The parser bounds its own depth (2048). */
     json_t *j = json_loadb(json, bytes, (reject_duplicates ? JSON_REJECT_DUPLICATES : 0) | JSON_ALLOW_NUL, &e);
     if (j == NULL)
-        return sala_fail_at(err, SALA_E_CORRUPT, e.position, "%s: line %d, column %d: %s", what, e.line, e.column, e.text);
+        return sala_fail_at(err, SALA_E_CORRUPT, e.position, "%s: line %d, column %d: %s", what, e.line, e.column,
+                            e.text);
     if (!json_is_object(j)) {
         json_decref(j);
         return sala_fail(err, SALA_E_CORRUPT, "%s is not a JSON object", what);
@@ -61,12 +62,13 @@ static sala_status check_density(const sala_tokenizer *t, sala_error *err)
     for (int32_t id = 0; id < t->vocab.count; id++)
         n += t->vocab.items[id].type != SALA_PIECE_NONE;
     if (t->vocab.count > 4 * n + 65536)
-        return sala_fail(err, SALA_E_CORRUPT, "the highest token id is %d, but there are only %lld tokens", t->vocab.count - 1,
-                         (long long)n);
+        return sala_fail(err, SALA_E_CORRUPT, "the highest token id is %d, but there are only %lld tokens",
+                         t->vocab.count - 1, (long long)n);
     return SALA_OK;
 }
 
-static sala_status merge_part(const sala_tokenizer *t, size_t index, const char *s, size_t n, int32_t *id, sala_error *err)
+static sala_status merge_part(const sala_tokenizer *t, size_t index, const char *s, size_t n, int32_t *id,
+                              sala_error *err)
 {
     *id = sala_vocab_find(&t->vocab, s, n);
     if (*id < 0)
@@ -132,8 +134,8 @@ static sala_status read_bpe(sala_tokenizer *t, const json_t *model, sala_error *
     static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     for (size_t i = 0; i < SALA_ARRAY_LEN(affixes); i++)
         if (json_string_length(json_object_get(model, affixes[i])) > 0)
-            return sala_fail(err, SALA_E_UNSUPPORTED, "model.%s is \"%s\"; only BPE without it is supported", affixes[i],
-                             json_string_value(json_object_get(model, affixes[i])));
+            return sala_fail(err, SALA_E_UNSUPPORTED, "model.%s is \"%s\"; only BPE without it is supported",
+                             affixes[i], json_string_value(json_object_get(model, affixes[i])));
     if (json_number_value(json_object_get(model, "dropout")) > 0)
         return sala_fail(err, SALA_E_UNSUPPORTED, "model.dropout is set: the tokenizer would be random");
     t->model = SALA_MODEL_BPE;
@@ -179,8 +181,9 @@ static sala_status read_unigram(sala_tokenizer *t, const json_t *model, sala_err
         if (!json_is_string(piece) || !json_is_number(score))
             return sala_fail(err, SALA_E_CORRUPT, "entry %zu of model.vocab is not [piece, score]", i);
         t->unigram.scores[i] = json_number_value(score);
-        const sala_status st = sala_vocab_put(&t->vocab, (int64_t)i, json_string_value(piece), json_string_length(piece),
-                                              SALA_PIECE_NORMAL, (float)t->unigram.scores[i], err);
+        const sala_status st =
+            sala_vocab_put(&t->vocab, (int64_t)i, json_string_value(piece), json_string_length(piece),
+                           SALA_PIECE_NORMAL, (float)t->unigram.scores[i], err);
         if (st != SALA_OK)
             return st;
         t->vocab.items[i].in_model = true;
@@ -188,7 +191,8 @@ static sala_status read_unigram(sala_tokenizer *t, const json_t *model, sala_err
     const json_t *unk = json_object_get(model, "unk_id");
     if (json_is_integer(unk)) {
         if (json_integer_value(unk) < 0 || json_integer_value(unk) >= (json_int_t)n)
-            return sala_fail(err, SALA_E_CORRUPT, "model.unk_id is %lld of %zu pieces", (long long)json_integer_value(unk), n);
+            return sala_fail(err, SALA_E_CORRUPT, "model.unk_id is %lld of %zu pieces",
+                             (long long)json_integer_value(unk), n);
         t->unk = (int32_t)json_integer_value(unk);
     }
     const sala_status st = sala_vocab_index(&t->vocab, err);
@@ -201,7 +205,9 @@ static sala_status read_model(sala_tokenizer *t, const json_t *model, sala_error
         return sala_fail(err, SALA_E_CORRUPT, "there is no \"model\" object");
     const char *type = sala_json_type(model);
     if (strcmp(type, "?") == 0) /* old files leave the type out */
-        type = json_object_get(model, "merges") != NULL ? "BPE" : json_is_array(json_object_get(model, "vocab")) ? "Unigram" : "?";
+        type = json_object_get(model, "merges") != NULL         ? "BPE"
+               : json_is_array(json_object_get(model, "vocab")) ? "Unigram"
+                                                                : "?";
     if (strcmp(type, "BPE") == 0)
         return read_bpe(t, model, err);
     if (strcmp(type, "Unigram") == 0) {
@@ -220,8 +226,8 @@ sala_status sala_json_added_token(sala_tokenizer *t, int64_t id, const json_t *j
     if (!json_is_string(content))
         return sala_fail(err, SALA_E_CORRUPT, "the added token with id %lld has no \"content\"", (long long)id);
     if (id < 0 || id >= SALA_TOK_MAX_IDS)
-        return sala_fail(err, SALA_E_CORRUPT, "the id %lld of the added token \"%.60s\" is outside of 0..%d", (long long)id,
-                         json_string_value(content), SALA_TOK_MAX_IDS - 1);
+        return sala_fail(err, SALA_E_CORRUPT, "the id %lld of the added token \"%.60s\" is outside of 0..%d",
+                         (long long)id, json_string_value(content), SALA_TOK_MAX_IDS - 1);
     sala_added a = {.id = (int32_t)id, .len = json_string_length(content)};
     a.text = (char *)(uintptr_t)json_string_value(content); /* only read from, and copied */
     a.special = sala_json_flag(j, "special", false);
@@ -269,7 +275,8 @@ static sala_status build(sala_tokenizer *t, const json_t *root, const json_t *co
     return st == SALA_OK ? sala_tokenizer_finish(t, err) : st;
 }
 
-sala_status sala_tokenizer_from_json_values(sala_tokenizer **out, const json_t *root, const json_t *config, sala_error *err)
+sala_status sala_tokenizer_from_json_values(sala_tokenizer **out, const json_t *root, const json_t *config,
+                                            sala_error *err)
 {
     sala_tokenizer *t = NULL;
     sala_status st = sala_tokenizer_new(&t, err);

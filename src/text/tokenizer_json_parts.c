@@ -108,10 +108,17 @@ sala_status sala_json_normalizer(sala_tokenizer *t, const json_t *j, int depth, 
         const char *name;
         sala_norm_kind kind;
     } kinds[] = {
-        {"Prepend", SALA_NORM_PREPEND},     {"Replace", SALA_NORM_REPLACE}, {"NFC", SALA_NORM_NFC},
-        {"NFD", SALA_NORM_NFD},             {"NFKC", SALA_NORM_NFKC},       {"NFKD", SALA_NORM_NFKD},
-        {"Lowercase", SALA_NORM_LOWERCASE}, {"Strip", SALA_NORM_STRIP},     {"StripAccents", SALA_NORM_STRIP_ACCENTS},
-        {"Nmt", SALA_NORM_NMT},             {"Precompiled", SALA_NORM_CHARSMAP},
+        {"Prepend", SALA_NORM_PREPEND},
+        {"Replace", SALA_NORM_REPLACE},
+        {"NFC", SALA_NORM_NFC},
+        {"NFD", SALA_NORM_NFD},
+        {"NFKC", SALA_NORM_NFKC},
+        {"NFKD", SALA_NORM_NFKD},
+        {"Lowercase", SALA_NORM_LOWERCASE},
+        {"Strip", SALA_NORM_STRIP},
+        {"StripAccents", SALA_NORM_STRIP_ACCENTS},
+        {"Nmt", SALA_NORM_NMT},
+        {"Precompiled", SALA_NORM_CHARSMAP},
     };
     size_t k = 0;
     while (k < SALA_ARRAY_LEN(kinds) && strcmp(kinds[k].name, type) != 0)
@@ -141,7 +148,8 @@ sala_status sala_json_normalizer(sala_tokenizer *t, const json_t *j, int depth, 
 
 /* ---- pre-tokenizer ---- */
 
-static sala_status behavior_of(sala_split_behavior *out, const json_t *j, sala_split_behavior otherwise, sala_error *err)
+static sala_status behavior_of(sala_split_behavior *out, const json_t *j, sala_split_behavior otherwise,
+                               sala_error *err)
 {
     static const struct {
         const char *name;
@@ -167,7 +175,10 @@ static sala_status behavior_of(sala_split_behavior *out, const json_t *j, sala_s
                      json_is_string(v) ? json_string_value(v) : "?");
 }
 
-static sala_status no_step_memory(sala_error *err) { return sala_fail_memory(err, sizeof(sala_pretok_step)); }
+static sala_status no_step_memory(sala_error *err)
+{
+    return sala_fail_memory(err, sizeof(sala_pretok_step));
+}
 
 static sala_status byte_level_step(sala_tokenizer *t, const json_t *j, sala_error *err)
 {
@@ -306,7 +317,8 @@ static sala_status strip_decoder(sala_decoder *d, const json_t *j, bool fused, s
     const char *s = json_string_value(content);
     const size_t n = json_string_length(content);
     if (s == NULL || !is_one_char(s, n) || start < 0 || stop < 0 || start > INT_MAX || stop > 1000000)
-        return sala_fail(err, SALA_E_CORRUPT, "a Strip decoder needs one character as content, and start and stop from 0 up");
+        return sala_fail(err, SALA_E_CORRUPT,
+                         "a Strip decoder needs one character as content, and start and stop from 0 up");
     if (!fused) {
         if (!sala_decoder_add(d, SALA_DEC_STRIP, s, n, "", 0))
             return sala_fail_memory(err, n);
@@ -371,13 +383,14 @@ static sala_status decoder_step(sala_decoder *d, const json_t *j, bool *fused, i
             return sala_fail(err, SALA_E_CORRUPT, "a Replace decoder lacks its pattern or content");
         /* Behind Fuse a pattern of one character cannot reach across tokens, so it may act on each. */
         if (is_regex || (*fused && !is_one_char(s, n)))
-            return sala_fail(err, SALA_E_UNSUPPORTED, "a Replace decoder with the pattern \"%.60s\", which may reach across tokens",
-                             s);
+            return sala_fail(err, SALA_E_UNSUPPORTED,
+                             "a Replace decoder with the pattern \"%.60s\", which may reach across tokens", s);
         return sala_decoder_add(d, SALA_DEC_REPLACE, s, n, json_string_value(content), json_string_length(content))
                    ? SALA_OK
                    : sala_fail_memory(err, n);
     }
-    return sala_fail(err, SALA_E_UNSUPPORTED, "the decoder \"%.60s\"%s is not supported", type, *fused ? " behind Fuse" : "");
+    return sala_fail(err, SALA_E_UNSUPPORTED, "the decoder \"%.60s\"%s is not supported", type,
+                     *fused ? " behind Fuse" : "");
 }
 
 sala_status sala_json_decoder(sala_tokenizer *t, const json_t *j, sala_error *err)
@@ -418,15 +431,17 @@ static sala_status affix_ids(const sala_tokenizer *t, const json_t *processor, c
                              sala_error *err)
 {
     const char *key = json_string_value(name);
-    const json_t *list = key == NULL ? NULL : json_object_get(json_object_get(json_object_get(processor, "special_tokens"), key), "ids");
+    const json_t *list =
+        key == NULL ? NULL : json_object_get(json_object_get(json_object_get(processor, "special_tokens"), key), "ids");
     if (!json_is_array(list))
-        return sala_fail(err, SALA_E_CORRUPT, "the post-processor's template uses \"%.60s\", which special_tokens lacks",
+        return sala_fail(err, SALA_E_CORRUPT,
+                         "the post-processor's template uses \"%.60s\", which special_tokens lacks",
                          key != NULL ? key : "?");
     for (size_t i = 0; i < json_array_size(list); i++) {
         const json_int_t id = json_integer_value(json_array_get(list, i));
         if (id < 0 || id >= t->vocab.count || t->vocab.items[id].type == SALA_PIECE_NONE)
-            return sala_fail(err, SALA_E_CORRUPT, "the post-processor adds the token id %lld, which the vocabulary lacks",
-                             (long long)id);
+            return sala_fail(err, SALA_E_CORRUPT,
+                             "the post-processor adds the token id %lld, which the vocabulary lacks", (long long)id);
         if (*n == MAX_AFFIX)
             return sala_fail(err, SALA_E_LIMIT, "the post-processor adds more than %d tokens", MAX_AFFIX);
         ids[(*n)++] = (int32_t)id;
@@ -452,7 +467,8 @@ static sala_status template_processor(sala_tokenizer *t, const json_t *j, sala_e
         if (st != SALA_OK)
             return st;
     }
-    return wrap(&t->prefix, &t->n_prefix, before, n_before, true) && wrap(&t->suffix, &t->n_suffix, behind, n_behind, false)
+    return wrap(&t->prefix, &t->n_prefix, before, n_before, true) &&
+                   wrap(&t->suffix, &t->n_suffix, behind, n_behind, false)
                ? SALA_OK
                : sala_fail_memory(err, MAX_AFFIX);
 }
@@ -483,7 +499,8 @@ sala_status sala_json_post_processor(sala_tokenizer *t, const json_t *j, int dep
         for (int i = 0; i < 2; i++) {
             const json_t *id = json_array_get(json_object_get(j, keys[i]), 1);
             if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= t->vocab.count)
-                return sala_fail(err, SALA_E_CORRUPT, "the post-processor's \"%s\" is not [token, id] of the vocabulary", keys[i]);
+                return sala_fail(err, SALA_E_CORRUPT,
+                                 "the post-processor's \"%s\" is not [token, id] of the vocabulary", keys[i]);
             ids[i] = (int32_t)json_integer_value(id);
         }
         return wrap(&t->prefix, &t->n_prefix, &ids[0], 1, true) && wrap(&t->suffix, &t->n_suffix, &ids[1], 1, false)
@@ -535,7 +552,8 @@ sala_status sala_json_config(sala_tokenizer *t, const json_t *config, sala_error
     special_name(t, config, "eos_token", &t->eos);
     special_name(t, config, "pad_token", &t->pad);
     special_name(t, config, "unk_token", &t->named_unk);
-    const json_t *add_bos = json_object_get(config, "add_bos_token"), *add_eos = json_object_get(config, "add_eos_token");
+    const json_t *add_bos = json_object_get(config, "add_bos_token"),
+                 *add_eos = json_object_get(config, "add_eos_token");
     if ((json_is_boolean(add_bos) || json_is_boolean(add_eos)) &&
         !sala_tokenizer_set_affixes(t, json_is_true(add_bos), json_is_true(add_eos)))
         return sala_fail_memory(err, sizeof(int32_t));

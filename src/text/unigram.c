@@ -66,7 +66,8 @@ static inline void reach(const sala_unigram *u, sala_best *to, double score, int
     to->id = id;
 }
 
-/* SentencePiece with byte fallback, or Hugging Face's: an unknown stretch as bytes if all have a piece, else unknown. */
+/* SentencePiece with byte fallback, or Hugging Face's: an unknown stretch as bytes if all have a piece, else unknown.
+ */
 static bool emit_unknown(sala_encoder *e, const char *s, size_t n)
 {
     const sala_unigram *u = &e->t->unigram;

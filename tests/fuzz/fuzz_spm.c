@@ -1,6 +1,6 @@
 // module: text
-/* A SentencePiece tokenizer.model from anywhere: it loads or fails with a message; what loads turns text into ids of its own
- * vocabulary and those into valid UTF-8. */
+/* A SentencePiece tokenizer.model from anywhere: it loads or fails with a message; what loads turns text into ids of
+ * its own vocabulary and those into valid UTF-8. */
 #include "text/tokenizer.h"
 
 #include <stdlib.h>
@@ -9,7 +9,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char text[] = " Hello <s>  \xE4\xBD\xA0\xE5\xA5\xBD\xEF\xBC\x81 it's\t123\r\n\0\xFF\xF0\x9F\xA6\x80 e\xCC\x81 \xEF\xAC\x81 ";
+    static const char text[] =
+        " Hello <s>  \xE4\xBD\xA0\xE5\xA5\xBD\xEF\xBC\x81 it's\t123\r\n\0\xFF\xF0\x9F\xA6\x80 e\xCC\x81 \xEF\xAC\x81 ";
     sala_error err = {0};
     sala_tokenizer *t = NULL;
     if (sala_tokenizer_from_spm(&t, data, size, &err) != SALA_OK) {

@@ -1,6 +1,6 @@
 // module: text
-/* A tokenizer.json from anywhere: it loads or fails with a message; what loads turns text into ids of its own vocabulary,
- * ids into valid UTF-8, and the same by streaming. */
+/* A tokenizer.json from anywhere: it loads or fails with a message; what loads turns text into ids of its own
+ * vocabulary, ids into valid UTF-8, and the same by streaming. */
 #include "text/tokenizer.h"
 
 #include <stdlib.h>
@@ -49,7 +49,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     const uint8_t *nul = size > 0 ? memchr(data, 0, size) : NULL;
     const size_t n = nul != NULL ? (size_t)(nul - data) : size;
     const char *config = nul != NULL ? (const char *)nul + 1 : NULL;
-    const sala_status st = sala_tokenizer_from_json(&t, (const char *)data, n, config, nul != NULL ? size - n - 1 : 0, &err);
+    const sala_status st =
+        sala_tokenizer_from_json(&t, (const char *)data, n, config, nul != NULL ? size - n - 1 : 0, &err);
     if (st == SALA_OK)
         use(t);
     else if (err.message[0] == '\0')

@@ -2,10 +2,9 @@
  *
  *   tok_driver KIND PATH encode [special] [parse]   NUL-free records: u32 length, bytes, on standard input;
  *                                                   u32 count, i32 ids for each on standard output
- *   tok_driver KIND PATH decode [skip]              the reverse; the text is also made by streaming, and both must agree
- *   tok_driver KIND PATH speed FILE                 MB/s over the file as one text
- *   tok_driver KIND PATH gguf OUT ROWS              writes a GGUF file with the tokenizer only
- *   tok_driver KIND PATH info
+ *   tok_driver KIND PATH decode [skip]              the reverse; the text is also made by streaming, and both must
+ * agree tok_driver KIND PATH speed FILE                 MB/s over the file as one text tok_driver KIND PATH gguf OUT
+ * ROWS              writes a GGUF file with the tokenizer only tok_driver KIND PATH info
  *
  * KIND: json (PATH[,CONFIG]), spm, gguf, dir. */
 #include "os/os.h"
@@ -63,8 +62,14 @@ static sala_tokenizer *load(const char *kind, const char *path)
     return t;
 }
 
-static bool get(void *to, size_t n) { return n == 0 || fread(to, 1, n, stdin) == n; }
-static void put(const void *from, size_t n) { fwrite(from, 1, n, stdout); }
+static bool get(void *to, size_t n)
+{
+    return n == 0 || fread(to, 1, n, stdin) == n;
+}
+static void put(const void *from, size_t n)
+{
+    fwrite(from, 1, n, stdout);
+}
 
 static void encode_all(const sala_tokenizer *t, bool special, bool parse)
 {
