@@ -7,8 +7,8 @@
 
 typedef struct sala_chat sala_chat;
 
-/* From Jinja source (GGUF key tokenizer.chat_template, chat_template.jinja, tokenizer_config.json). bos/eos are the texts
- * that the template's variables bos_token and eos_token get; may be NULL. */
+/* From Jinja source (GGUF key tokenizer.chat_template, chat_template.jinja, tokenizer_config.json). bos/eos are the
+ * texts that the template's variables bos_token and eos_token get; may be NULL. */
 sala_status sala_chat_open(sala_chat **out, const char *source, size_t bytes, const char *bos, const char *eos,
                            sala_error *err);
 /* The template of a Hugging Face directory, wherever it stands: chat_template.jinja, chat_template.json or
