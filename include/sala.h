@@ -96,6 +96,9 @@ typedef struct sala_model_info {
     uint64_t n_params;
     uint64_t weight_bytes;
     int n_threads;
+    /* How the model's makers sample; negative: they do not say. */
+    float temperature, top_p, min_p, repeat_penalty;
+    int32_t top_k;
 } sala_model_info;
 
 SALA_API void sala_model_get_info(const sala_model *model, sala_model_info *out); /* strings borrowed from model */

@@ -1,7 +1,5 @@
 #include "talk.h"
 
-#include "format/gguf.h"
-#include "model/config.h"
 #include "model_arg.h"
 #include "os/os.h"
 #include "ui.h"
@@ -46,22 +44,13 @@ static float choose(double asked, double models, double ours)
 static int settle_sampling(cli_talk *t)
 {
     const cli_options *o = t->o;
-    sala_config c = {
-        .gen_temperature = -1, .gen_top_p = -1, .gen_min_p = -1, .gen_repeat_penalty = -1, .gen_top_k = -1};
-    sala_error err;
-    sala_gguf *g = NULL;
-    bool have = false;
-    /* The model opened, so these succeed too unless the file changed meanwhile; then our defaults do. */
-    if (sala_os_is_dir(t->info.path))
-        have = sala_config_from_dir(&c, t->info.path, &err) == SALA_OK;
-    else if (sala_gguf_open(&g, t->info.path, &err) == SALA_OK)
-        have = sala_config_from_gguf(&c, g, &err) == SALA_OK;
+    const sala_model_info *m = &t->info;
     sala_sampler_params *s = &t->sampling;
-    s->temperature = choose(o->temperature, c.gen_temperature, 0.8);
-    s->top_p = choose(o->top_p, c.gen_top_p, 0.95);
-    s->min_p = choose(o->min_p, c.gen_min_p, 0.05);
-    s->repeat_penalty = choose(o->repeat_penalty, c.gen_repeat_penalty, 1);
-    s->top_k = o->top_k != CLI_UNSET ? (int)o->top_k : c.gen_top_k >= 0 ? c.gen_top_k : 40;
+    s->temperature = choose(o->temperature, m->temperature, 0.8);
+    s->top_p = choose(o->top_p, m->top_p, 0.95);
+    s->min_p = choose(o->min_p, m->min_p, 0.05);
+    s->repeat_penalty = choose(o->repeat_penalty, m->repeat_penalty, 1);
+    s->top_k = o->top_k != CLI_UNSET ? (int)o->top_k : m->top_k >= 0 ? m->top_k : 40;
     s->typical_p = (float)o->typical_p;
     s->presence_penalty = (float)o->presence_penalty;
     s->frequency_penalty = (float)o->frequency_penalty;
@@ -77,9 +66,6 @@ static int settle_sampling(cli_talk *t)
     } else {
         s->seed = (uint64_t)o->seed;
     }
-    if (have)
-        sala_config_free(&c);
-    sala_gguf_close(g);
     return parse_bias(t);
 }
 

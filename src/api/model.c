@@ -70,12 +70,15 @@ static sala_status open_chat(sala_model *m, sala_chat **out, bool tools, sala_er
         return SALA_OK;
     char *bos = piece_text(m->tokenizer, sala_tokenizer_bos(m->tokenizer));
     char *eos = piece_text(m->tokenizer, sala_tokenizer_eos(m->tokenizer));
-    st = sala_chat_open(out, source, strlen(source), bos, eos, err);
-    if (st != SALA_OK)
-        sala_fail_prefix(err, st, "%s: chat template", m->path);
+    /* A broken template spoils chats only: the model still continues plain text. */
+    if (sala_chat_open(out, source, strlen(source), bos, eos, &m->chat_error) != SALA_OK)
+        sala_fail_prefix(&m->chat_error, m->chat_error.code, "%s: chat template", m->path);
     free(bos);
     free(eos);
-    free(source);
+    if (tools)
+        free(source);
+    else
+        m->template_source = source;
     return st;
 }
 
@@ -169,6 +172,7 @@ void sala_model_close(sala_model *m)
     sala_chat_close(m->chat);
     sala_tokenizer_free(m->tokenizer);
     free(m->work);
+    free(m->template_source);
     free(m->end_tokens);
     free(m->path);
     pthread_mutex_destroy(&m->turn);
@@ -184,7 +188,7 @@ void sala_model_get_info(const sala_model *m, sala_model_info *out)
         .name = c->name ? c->name : "",
         .quantization = sala_dtype_name(m->main_type),
         .kernels = m->be ? m->be->ops->describe(m->be) : "none",
-        .chat_template = m->chat ? sala_chat_source(m->chat) : NULL,
+        .chat_template = m->template_source,
         .n_layers = c->n_layers,
         .n_embd = c->n_embd,
         .n_heads = c->n_heads,
@@ -195,6 +199,11 @@ void sala_model_get_info(const sala_model *m, sala_model_info *out)
         .n_ctx_train = c->n_ctx_train,
         .n_params = m->n_params,
         .weight_bytes = m->weight_bytes,
+        .temperature = (float)c->gen_temperature,
+        .top_p = (float)c->gen_top_p,
+        .min_p = (float)c->gen_min_p,
+        .repeat_penalty = (float)c->gen_repeat_penalty,
+        .top_k = c->gen_top_k,
         .n_threads = m->be ? sala_backend_cpu_threads(m->be) : 0,
     };
 }
@@ -258,6 +267,8 @@ sala_status sala_chat_prompt(const sala_model *m, char **prompt, size_t *prompt_
     const sala_chat *chat = m->chat_tools && tools && json_array_size(tools) > 0 ? m->chat_tools : m->chat;
     if (!json_is_object(request))
         st = sala_fail(err, SALA_E_INVALID, "the request is not a JSON object");
+    else if (!chat && m->chat_error.code != SALA_OK)
+        st = sala_fail_at(err, m->chat_error.code, m->chat_error.position, "%s", m->chat_error.message);
     else if (!chat)
         st = sala_fail(err, SALA_E_UNSUPPORTED, "%s has no chat template: give it plain text instead", m->path);
     char *text = NULL;

@@ -17,6 +17,8 @@ struct sala_model {
     const sala_config *config;
     sala_tokenizer *tokenizer;
     sala_chat *chat, *chat_tools; /* NULL: no template; chat_tools may be the same as chat */
+    char *template_source;        /* also of a template that does not compile */
+    sala_error chat_error;        /* why there is none although the model brings one */
     int32_t *end_tokens;
     int n_end_tokens;
     sala_dtype main_type; /* holds most of the weights */

@@ -7,7 +7,7 @@
 
 enum { N_VOCAB = 260 };
 
-static const tiny_model shape = {"llama", 2, 64, 4, 2, 16, 96, N_VOCAB, 256, true, false, false, false, true, 1};
+static const tiny_model shape = {"llama", 2, 64, 4, 2, 16, 96, N_VOCAB, 256, true, false, false, false, true, 1, NULL};
 static sala_model *model;
 
 static int open_model(void **state)
@@ -289,12 +289,39 @@ static void refusals(void **state)
     unlink(path);
 }
 
+/* A template that does not compile spoils chats, and nothing else. */
+static void broken_template(void **state)
+{
+    (void)state;
+    tiny_model broken = shape;
+    broken.chat_template = "{% if messages %}never closed";
+    char path[512];
+    sala_error err;
+    sala_model *m;
+    tiny_write(test_path(path, sizeof path, "c.gguf"), &broken, 1);
+    assert_int_equal(sala_model_open(&m, path, &(sala_model_params){.vocab_only = true}, &err), SALA_OK);
+    unlink(path);
+    sala_model_info info;
+    sala_model_get_info(m, &info);
+    assert_string_equal(info.chat_template, broken.chat_template);
+    assert_true(info.temperature < 0 && info.top_k < 0);
+    int32_t *ids;
+    size_t n;
+    assert_int_equal(sala_tokenize(m, &ids, &n, "text", 4, 0, &err), SALA_OK);
+    sala_free(ids);
+    char *prompt;
+    assert_int_not_equal(sala_chat_prompt(m, &prompt, &n, NULL, NULL, "{\"messages\":[]}", &err), SALA_OK);
+    assert_non_null(strstr(err.message, "chat template"));
+    sala_model_close(m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(information),      cmocka_unit_test(text_and_chat),
         cmocka_unit_test(greedy_is_argmax), cmocka_unit_test(seeds_chunks_and_stops),
         cmocka_unit_test(the_context_ends), cmocka_unit_test(refusals),
+        cmocka_unit_test(broken_template),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
 }

@@ -10,11 +10,11 @@
 enum { N_VOCAB = 96, N_TOKENS = 200 };
 
 static const tiny_model models[] = {
-    {"llama", 2, 64, 4, 2, 16, 96, N_VOCAB, 512, true, false, false, false, false, 1},
-    {"llama", 2, 96, 3, 3, 32, 160, N_VOCAB, 512, false, false, false, false, false, 1},
-    {"minicpm", 3, 64, 8, 1, 8, 128, N_VOCAB, 512, true, false, false, true, false, 1},
-    {"qwen2", 2, 64, 6, 2, 10, 72, N_VOCAB, 512, false, true, false, false, false, 1},
-    {"qwen3", 2, 64, 4, 4, 24, 64, N_VOCAB, 512, true, false, true, false, false, 1},
+    {"llama", 2, 64, 4, 2, 16, 96, N_VOCAB, 512, true, false, false, false, false, 1, NULL},
+    {"llama", 2, 96, 3, 3, 32, 160, N_VOCAB, 512, false, false, false, false, false, 1, NULL},
+    {"minicpm", 3, 64, 8, 1, 8, 128, N_VOCAB, 512, true, false, false, true, false, 1, NULL},
+    {"qwen2", 2, 64, 6, 2, 10, 72, N_VOCAB, 512, false, true, false, false, false, 1, NULL},
+    {"qwen3", 2, 64, 4, 4, 24, 64, N_VOCAB, 512, true, false, true, false, false, 1, NULL},
 };
 
 typedef struct fixture {
@@ -178,7 +178,7 @@ static void invariance_fast(void **state)
 static void long_context(void **state)
 {
     (void)state;
-    const tiny_model m = {"llama", 1, 32, 4, 2, 8, 32, N_VOCAB, 4096, true, false, false, false, false, 1};
+    const tiny_model m = {"llama", 1, 32, 4, 2, 8, 32, N_VOCAB, 4096, true, false, false, false, false, 1, NULL};
     fixture f = open_model(&m, "auto", 2);
     sala_timeline a = new_line(&f, false), b = new_line(&f, false);
     static float last_a[60 * N_VOCAB], last_b[60 * N_VOCAB];

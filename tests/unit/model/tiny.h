@@ -11,7 +11,8 @@ typedef struct tiny_model {
     int n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab, n_ctx;
     bool tied, biases, qk_norm, longrope;
     bool tokenizer;
-    double scale; /* standard deviation of the weights times sqrt(n_embd) */
+    double scale;              /* standard deviation of the weights times sqrt(n_embd) */
+    const char *chat_template; /* NULL: ChatML */
 } tiny_model;
 
 static inline void tiny_tensor(sala_gguf_writer *w, sala_tensor_role role, int layer, int64_t rows, int64_t cols)
@@ -95,7 +96,7 @@ static inline void tiny_key(char dst[96], const tiny_model *m, const char *key)
 }
 
 /* A byte-level vocabulary: 256 bytes (in the spelling of GPT-2's files), <|im_start|>, <|im_end|>, then unused ids. */
-static inline void tiny_tokenizer(sala_gguf_writer *w, int n_vocab)
+static inline void tiny_tokenizer(sala_gguf_writer *w, int n_vocab, const char *chat_template)
 {
     static char spelling[512][24];
     sala_gguf_str tokens[512];
@@ -114,7 +115,7 @@ static inline void tiny_tokenizer(sala_gguf_writer *w, int n_vocab)
         tokens[i] = (sala_gguf_str){spelling[i], strlen(spelling[i])};
         types[i] = i < 256 ? 1 : i < 258 ? 3 : 5;
     }
-    static const char template[] =
+    static const char chatml[] =
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
     sala_gguf_write_str(w, "tokenizer.ggml.model", "gpt2", 4);
@@ -124,7 +125,9 @@ static inline void tiny_tokenizer(sala_gguf_writer *w, int n_vocab)
     sala_gguf_write_array(w, "tokenizer.ggml.merges", SALA_GGUF_STRING, &(sala_gguf_str){"a b", 3}, 0);
     sala_gguf_write_u32(w, "tokenizer.ggml.eos_token_id", 257);
     sala_gguf_write_bool(w, "tokenizer.ggml.add_bos_token", false);
-    sala_gguf_write_str(w, "tokenizer.chat_template", template, sizeof template - 1);
+    if (!chat_template)
+        chat_template = chatml;
+    sala_gguf_write_str(w, "tokenizer.chat_template", chat_template, strlen(chat_template));
 }
 
 static inline void tiny_write(const char *path, const tiny_model *m, uint64_t seed)
@@ -161,7 +164,7 @@ static inline void tiny_write(const char *path, const tiny_model *m, uint64_t se
         sala_gguf_write_u32(w, key, (uint32_t)m->n_ctx / 4);
     }
     if (m->tokenizer)
-        tiny_tokenizer(w, m->n_vocab);
+        tiny_tokenizer(w, m->n_vocab, m->chat_template);
     tiny_each(m, tiny_declare, w);
     assert_int_equal(sala_gguf_writer_begin_data(w, NULL), SALA_OK);
     tiny_fill_state s = {.w = w, .scale = m->scale > 0 ? m->scale : 1};
