@@ -4,6 +4,14 @@
 #include <stdio.h>
 #include <utf8proc.h>
 
+/* What is made of markup by these filters stays markup. The result is a new string or the old one itself. */
+static jj_val as_markup_as(jj_val in, jj_val out)
+{
+    if (in.kind == JJ_STR && in.u.s->markup)
+        out.u.s->markup = true;
+    return out;
+}
+
 static jj_val text_of(jj *j, jj_val v)
 {
     return jj_str_val(sala_jj_to_str(j, v));
@@ -11,17 +19,17 @@ static jj_val text_of(jj *j, jj_val v)
 
 jj_val sala_jj_filter_capitalize(jj *j, jj_val in, const jj_val *a)
 {
-    return sala_jj_str_capitalize(j, text_of(j, in), a);
+    return as_markup_as(in, sala_jj_str_capitalize(j, text_of(j, in), a));
 }
 
 jj_val sala_jj_filter_lower(jj *j, jj_val in, const jj_val *a)
 {
-    return sala_jj_str_lower(j, text_of(j, in), a);
+    return as_markup_as(in, sala_jj_str_lower(j, text_of(j, in), a));
 }
 
 jj_val sala_jj_filter_upper(jj *j, jj_val in, const jj_val *a)
 {
-    return sala_jj_str_upper(j, text_of(j, in), a);
+    return as_markup_as(in, sala_jj_str_upper(j, text_of(j, in), a));
 }
 
 jj_val sala_jj_filter_trim(jj *j, jj_val in, const jj_val *a)
@@ -38,7 +46,7 @@ jj_val sala_jj_filter_string(jj *j, jj_val in, const jj_val *a)
 jj_val sala_jj_filter_center(jj *j, jj_val in, const jj_val *a)
 {
     const jj_val args[2] = {a[0].kind == JJ_MISSING ? jj_int(80) : a[0], sala_jj_missing};
-    return sala_jj_str_center(j, text_of(j, in), args);
+    return as_markup_as(in, sala_jj_str_center(j, text_of(j, in), args));
 }
 
 jj_val sala_jj_filter_replace(jj *j, jj_val in, const jj_val *a)
@@ -291,7 +299,7 @@ jj_val sala_jj_filter_indent(jj *j, jj_val in, const jj_val *a)
         }
         sala_jj_put_str(&b, line);
     }
-    return jj_finish_val(&b);
+    return as_markup_as(in, jj_finish_val(&b));
 }
 
 jj_val sala_jj_filter_truncate(jj *j, jj_val in, const jj_val *a)
