@@ -371,7 +371,7 @@ static bool run(const sala_tokenizer *t, const sala_norm_step *f, sala_buf *out,
     case SALA_NORM_STRIP_ACCENTS:
         for (size_t i = 0; i < n;) {
             const size_t at = i;
-            if (sala_char_class_of(sala_utf8_next(s, &i)) != SALA_CC_MARK)
+            if (!sala_char_is_accent(sala_utf8_next(s, &i)))
                 sala_buf_add(out, s + at, i - at);
         }
         break;

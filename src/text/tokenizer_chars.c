@@ -85,14 +85,6 @@ bool sala_char_is_space(uint32_t cp)
     return c == SALA_CC_SPACE || c == SALA_CC_NEWLINE;
 }
 
-bool sala_char_is_punct(uint32_t cp)
-{
-    if (cp < 0x80)
-        return cp > 0x20 && cp < 0x7F && sala_char_class_of(cp) == SALA_CC_OTHER;
-    const utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
-    return c >= UTF8PROC_CATEGORY_PC && c <= UTF8PROC_CATEGORY_PO;
-}
-
 bool sala_char_is_word(uint32_t cp)
 {
     if (cp == '_' || cp == 0x200C || cp == 0x200D)

@@ -106,9 +106,10 @@ typedef enum sala_char_class {
 } sala_char_class;
 
 sala_char_class sala_char_class_of(uint32_t cp);
-bool sala_char_is_space(uint32_t cp); /* White_Space */
-bool sala_char_is_punct(uint32_t cp); /* ASCII punctuation and symbols, and category P */
-bool sala_char_is_word(uint32_t cp);  /* \w of Unicode regular expressions */
+bool sala_char_is_space(uint32_t cp);  /* White_Space */
+bool sala_char_is_punct(uint32_t cp);  /* ASCII punctuation and symbols, and category P */
+bool sala_char_is_accent(uint32_t cp); /* what StripAccents strips */
+bool sala_char_is_word(uint32_t cp);   /* \w of Unicode regular expressions */
 
 /* One character of valid UTF-8. */
 static inline uint32_t sala_utf8_next(const char *s, size_t *i)
