@@ -8,6 +8,11 @@ pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(NETTLE REQUIRED IMPORTED_TARGET nettle)
 pkg_check_modules(EDIT IMPORTED_TARGET libedit)
 
+if(SALA_SANITIZE)
+    set(SALA_SANITIZED ON)
+else()
+    set(SALA_SANITIZED OFF)
+endif()
 add_library(sala_flags INTERFACE)
 target_include_directories(sala_flags INTERFACE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
 target_compile_definitions(sala_flags INTERFACE _GNU_SOURCE SALA_SHARED)
@@ -17,9 +22,10 @@ target_compile_options(sala_flags INTERFACE
     -Wall -Wextra -Wpedantic -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wformat=2
     -ffp-contract=off -fno-math-errno -fno-strict-aliasing -fvisibility=hidden
     $<$<BOOL:${SALA_WERROR}>:-Werror>
-    $<$<CONFIG:Release>:-O3>)
+    $<$<AND:$<CONFIG:Release>,$<NOT:$<BOOL:${SALA_SANITIZED}>>>:-O3>)
 if(SALA_SANITIZE)
-    target_compile_options(sala_flags INTERFACE -fsanitize=${SALA_SANITIZE} -fno-omit-frame-pointer -g
+    # -O1: the kernels' templates take minutes to compile with sanitizers at -O3.
+    target_compile_options(sala_flags INTERFACE -fsanitize=${SALA_SANITIZE} -fno-omit-frame-pointer -g1 -O1
         -fno-sanitize-recover=undefined)
     target_link_options(sala_flags INTERFACE -fsanitize=${SALA_SANITIZE})
 endif()
