@@ -53,10 +53,11 @@ def types_of(path):
     return {t.name: t.tensor_type.name for t in r.tensors}, int(r.get_field("general.file_type").contents())
 
 
-def weights_of(path):
+def weights_of(path, names=None):
     from gguf import GGUFReader
     from gguf.quants import dequantize
-    return {t.name: dequantize(t.data, t.tensor_type) for t in GGUFReader(str(path)).tensors}
+    return {t.name: dequantize(t.data, t.tensor_type) for t in GGUFReader(str(path)).tensors
+            if names is None or t.name in names}
 
 
 def checkpoint(name):
@@ -138,21 +139,24 @@ def write_new_imatrix(path, entries, count=128):
 
 
 def rounding(report):
-    """A one-layer model made of real matrices: every weight but two in 16-bit floats, so that `quantize --pure` shows the
-    rounding of whole matrices through the program."""
-    from gguf import GGMLQuantizationType
+    """Through the program: a file of a few real matrices, rounded with `quantize --pure`."""
+    from gguf import GGMLQuantizationType, GGUFWriter
     from gguf.quants import dequantize
     source = default_model()
     if not source:
         return report.skip("rounding of real matrices", "no default model here")
     lib = load_ggml()
     src = WORK / "rounding.gguf"
-    sala("quantize", source, "--type", "f32", "--out", src)
-    all_weights = weights_of(src)
-    names = ["blk.5.ffn_down.weight", "blk.20.ffn_down.weight"]
+    names = ["blk.5.ffn_down.weight", "blk.20.ffn_down.weight", "blk.11.ffn_down.weight"]
+    all_weights = weights_of(source, names)
+    w = GGUFWriter(str(src), "llama")
+    w.add_block_count(30), w.add_head_count(9), w.add_head_count_kv(3)
+    for n in names:
+        w.add_tensor(n, all_weights[n])
+    w.write_header_to_file(), w.write_kv_data_to_file(), w.write_tensors_to_file()
+    w.close()
     rng = np.random.default_rng(4)
-    imp = {n: np.exp(rng.standard_normal(all_weights[n].shape[1]) * 1.2).astype(np.float32) for n in all_weights
-           if n.startswith("blk.") and all_weights[n].ndim == 2}
+    imp = {n: np.exp(rng.standard_normal(all_weights[n].shape[1]) * 1.2).astype(np.float32) for n in names}
     files = {None: None, "old": WORK / "imatrix.dat", "new": WORK / "imatrix.gguf"}
     write_old_imatrix(files["old"], imp)
     write_new_imatrix(files["new"], imp)
