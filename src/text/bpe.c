@@ -203,6 +203,10 @@ sala_status sala_bpe_merges_from_scores(sala_tokenizer *t, sala_error *err)
         const size_t len = v->items[id].len;
         if (!sala_utf8_is_valid(s, len))
             continue;
+        if (len > SALA_TOK_MAX_PIECE) {
+            st = sala_fail(err, SALA_E_LIMIT, "token %d has %zu bytes, more than %d", id, len, SALA_TOK_MAX_PIECE);
+            break;
+        }
         for (size_t cut = sala_utf8_len(s[0]); cut < len && !no_memory; cut += sala_utf8_len(s[cut])) {
             const int32_t left = part_symbol(t, s, cut, &no_memory);
             const int32_t right = left < 0 ? -1 : part_symbol(t, s + cut, len - cut, &no_memory);

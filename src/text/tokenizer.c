@@ -66,12 +66,16 @@ sala_pretok_step *sala_tokenizer_add_pretok(sala_tokenizer *t, sala_pretok_kind 
     return &steps[t->n_pretoks++];
 }
 
+bool sala_tokenizer_is_added(const sala_tokenizer *t, int64_t id)
+{
+    return id >= 0 && id < t->vocab.count && t->vocab.items[id].added;
+}
+
 sala_status sala_tokenizer_add_token(sala_tokenizer *t, const sala_added *a, sala_error *err)
 {
-    for (size_t i = 0; i < t->n_added; i++)
-        if (t->added[i].id == a->id)
-            return sala_fail(err, SALA_E_CORRUPT, "token id %d is given to both \"%.60s\" and \"%.*s\"", a->id,
-                             t->added[i].text, a->len > 60 ? 60 : (int)a->len, a->text);
+    if (sala_tokenizer_is_added(t, a->id))
+        return sala_fail(err, SALA_E_CORRUPT, "token id %d is given to both \"%.60s\" and \"%.*s\"", a->id,
+                         sala_vocab_text(&t->vocab, a->id), a->len > 60 ? 60 : (int)a->len, a->text);
     sala_vocab *v = &t->vocab;
     const sala_piece *p = a->id >= 0 && a->id < v->count ? &v->items[a->id] : NULL;
     if (p == NULL || p->type == SALA_PIECE_NONE) {
@@ -85,6 +89,7 @@ sala_status sala_tokenizer_add_token(sala_tokenizer *t, const sala_added *a, sal
             p->len > 60 ? 60 : (int)p->len, sala_vocab_text(v, a->id), a->len > 60 ? 60 : (int)a->len, a->text);
     }
     v->items[a->id].special = a->special;
+    v->items[a->id].added = true;
     /* Grown by doubling at powers of two. */
     if ((t->n_added & (t->n_added + 1)) == 0 || t->added == NULL) {
         sala_added *added = realloc(t->added, (t->n_added * 2 + 2) * sizeof *added);

@@ -78,9 +78,7 @@ static sala_status add_listed(sala_tokenizer *t, json_t *list, const json_t *con
         char *text = sala_strndup(key, len);
         if (text == NULL)
             return sala_fail_memory(err, len);
-        bool known = false;
-        for (size_t i = 0; i < t->n_added && !known; i++)
-            known = t->added[i].id == id;
+        const bool known = sala_tokenizer_is_added(t, id);
         const sala_added a = {
             .id = (int32_t)id, .text = text, .len = len, .special = config != NULL && is_special_name(config, text)};
         const sala_status st = known ? SALA_OK : sala_tokenizer_add_token(t, &a, err);

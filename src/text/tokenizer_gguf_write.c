@@ -100,6 +100,11 @@ static sala_status scores_of_merges(const sala_tokenizer *t, float *scores, sala
         const size_t len = v->items[id].len;
         if (!v->items[id].in_model || v->items[id].special || sala_byte_piece_value(s, len) >= 0 || len == 0)
             continue;
+        if (len > SALA_TOK_MAX_PIECE) {
+            why = "it is too long";
+            who = id;
+            break;
+        }
         int32_t ways = 0;
         for (size_t cut = sala_utf8_len(s[0]); cut < len; cut += sala_utf8_len(s[cut])) {
             const int32_t left = sala_vocab_find(v, s, cut), right = sala_vocab_find(v, s + cut, len - cut);

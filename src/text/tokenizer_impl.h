@@ -17,6 +17,9 @@
 
 #define SALA_TOK_MAX_IDS (1 << 24)   /* no vocabulary in use has more than a million */
 #define SALA_TOK_MAX_TEXT (1u << 31) /* bytes of input to one call */
+/* Bytes of a piece whose merges follow from scores: trying all ways to cut it takes time by its square. The longest in
+ * use are runs of a hundred spaces. */
+#define SALA_TOK_MAX_PIECE 1024
 #define SALA_NO_RANK UINT32_MAX
 #define SALA_META "\xE2\x96\x81" /* U+2581, SentencePiece's visible space */
 #define SALA_META_LEN 3
@@ -40,6 +43,7 @@ typedef struct sala_piece {
     uint8_t type;  /* sala_piece_type */
     bool in_model; /* the model itself may produce it; added tokens that the model lacks are not */
     bool special;  /* a control token for callers: skipped by decode with skip_special */
+    bool added;    /* stands in sala_tokenizer.added */
 } sala_piece;
 
 typedef struct sala_vocab {
@@ -375,6 +379,7 @@ struct sala_tokenizer {
 sala_status sala_tokenizer_new(sala_tokenizer **out, sala_error *err);
 /* Adds a piece with its rules of recognition; the id may be a model's piece of the same text. */
 sala_status sala_tokenizer_add_token(sala_tokenizer *t, const sala_added *a, sala_error *err);
+bool sala_tokenizer_is_added(const sala_tokenizer *t, int64_t id);
 /* Call once after all parts are filled in. */
 sala_status sala_tokenizer_finish(sala_tokenizer *t, sala_error *err);
 bool sala_tokenizer_set_affixes(sala_tokenizer *t, bool add_bos, bool add_eos);

@@ -534,9 +534,7 @@ sala_status sala_json_config(sala_tokenizer *t, const json_t *config, sala_error
         char *end;
         const long long id = strtoll(key, &end, 10);
         const json_t *content = json_object_get(value, "content");
-        bool known = *end != '\0' || !json_is_string(content);
-        for (size_t i = 0; i < t->n_added && !known; i++)
-            known = t->added[i].id == id;
+        const bool known = *end != '\0' || !json_is_string(content) || sala_tokenizer_is_added(t, id);
         /* Only tokens that the tokenizer's own file left out; where the two contradict each other, that file counts. */
         if (known || sala_vocab_find(&t->vocab, json_string_value(content), json_string_length(content)) >= 0 ||
             (id >= 0 && id < t->vocab.count && t->vocab.items[id].type != SALA_PIECE_NONE))
