@@ -57,7 +57,7 @@ fuzz: setup ## run every fuzz target for FUZZ_SECONDS (60) with libFuzzer and sa
 .PHONY: parity
 parity: setup ## compare with PyTorch, transformers, llama.cpp and friends in a private environment
 	@tools/install-deps.sh --parity
-	@$(call build_preset,release,sala)
+	@$(call build_preset,release,sala sala_parts)
 	@tests/parity/run.sh
 
 # ---- speed -----------------------------------------------------------------------------------------------------------

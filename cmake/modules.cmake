@@ -65,6 +65,8 @@ else()
     set_target_properties(sala_static PROPERTIES LINKER_LANGUAGE C)
 endif()
 set_target_properties(sala_static PROPERTIES OUTPUT_NAME sala)
+# Every module in one archive, for programs of tests/parity that look below the public interface.
+add_library(sala_parts STATIC EXCLUDE_FROM_ALL ${SALA_OBJECTS})
 add_library(sala_shared SHARED ${SALA_OBJECTS})
 set_target_properties(sala_shared PROPERTIES OUTPUT_NAME sala VERSION ${PROJECT_VERSION} SOVERSION 0)
 foreach(lib sala_static sala_shared)

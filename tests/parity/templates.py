@@ -6,7 +6,7 @@ calls and results, content in parts, unusual characters, with and without a gene
 so are some thousand generated expressions and small templates. Both sides must give the same text, or both an error,
 with the same words where the template raised it. What came from the request must be known to have come from there.
 
-    templates.py --lib build/release/libsala.a [--templates DIR] [--fuzz N] [--seed S]
+    templates.py --lib build/release/libsala_parts.a [--templates DIR] [--fuzz N] [--seed S]
 
 Templates are taken from every *.jinja below DIR; without one, from llama.cpp's models/templates in the source package
 of llama-cpp-python, which pip downloads into the user's cache folder. Needs transformers and jinja2.
@@ -428,7 +428,7 @@ def report(name, template, mine, theirs):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--lib", help="the static library, e.g. build/release/libsala.a")
+    p.add_argument("--lib", help="archive of all modules, e.g. build/release/libsala_parts.a")
     p.add_argument("--driver", help="a driver that is already built")
     p.add_argument("--templates", help="folder with *.jinja")
     p.add_argument("--fuzz", type=int, default=4000)
@@ -446,7 +446,7 @@ def main():
             report(*what)
 
     with tempfile.TemporaryDirectory() as folder:
-        driver = args.driver or build_driver(args.lib or os.path.join(ROOT, "build", "release", "libsala.a"), folder)
+        driver = args.driver or build_driver(args.lib or os.path.join(ROOT, "build", "release", "libsala_parts.a"), folder)
         templates = find_templates(args.templates)
         cases = requests()
         rendered = errors = 0
