@@ -29,6 +29,7 @@ void sala_free(void *memory)
     free(memory);
 }
 
+SALA_PRINTF(4, 0)
 static void fill(sala_error *err, sala_status code, int64_t position, const char *fmt, va_list args)
 {
     if (!err)
