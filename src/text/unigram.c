@@ -42,6 +42,8 @@ sala_status sala_unigram_build(sala_tokenizer *t, sala_error *err)
     }
     u->max_score = most;
     u->unk_score = least == DBL_MAX ? -UNKNOWN_PENALTY : least - UNKNOWN_PENALTY;
+    if (u->sentencepiece)
+        u->unk_score = (double)(float)u->unk_score;
     u->all_bytes = sala_vocab_byte_ids(v, u->byte_id);
     const bool ok = sala_trie_build(&u->trie, keys, n);
     free(keys);
