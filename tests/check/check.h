@@ -37,8 +37,8 @@ void *check_guarded(size_t bytes);
 void *check_guarded_aligned(size_t bytes);
 void check_reset(void);
 
-double check_seconds(void);
-/* Best seconds per call of fn(user) over about 0.15 s. */
+double check_seconds(void); /* CPU time of this thread */
+/* Best CPU seconds per call of fn(user) over about 0.15 s: time that other programs take does not count. */
 double check_time(void (*fn)(void *user), void *user);
 
 void check_linear(check *c);

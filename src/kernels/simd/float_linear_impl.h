@@ -79,7 +79,7 @@ INLINE void run_any(load_fn *load, int size, float *out, int64_t out_stride, con
 #if TILE == 4
 #define ALL_TILES(n_rows) TILES(n_rows, 4) TILES(n_rows, 2) TILES(n_rows, 1)
 #else
-#define ALL_TILES(n_rows) TILES(n_rows, 2) TILES(n_rows, 1)
+#define ALL_TILES(n_rows) TILES(n_rows, TILE) TILES(n_rows, 1)
 #endif
     for (int64_t r0 = row0; r0 < row1; r0 += rows_at_once) {
         const int64_t r1 = r0 + rows_at_once < row1 ? r0 + rows_at_once : row1;

@@ -4,5 +4,5 @@
 #define LINEAR_NAME(type) sala_linear_##type##_avx2
 #define LINEAR_SUFFIX "_avx2"
 #define LINEAR_NEED SALA_CPU_AVX2
-#define TILE 2
+#define TILE 3
 #include "kernels/simd/float_linear_impl.h"
