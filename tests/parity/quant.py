@@ -7,9 +7,8 @@
   - export: transformers loads the directory, logits and token ids are those of the file; converting it back gives the
     same weights;
   - importance matrices: both forms of file are read, ours is read by the gguf package;
-  - the default model, requantised, gives in llama.cpp the text that it gives here."""
+  - the default model, requantised, gives in llama.cpp the choices that it gives here."""
 import ctypes
-import os
 import pathlib
 import shutil
 import struct
@@ -181,27 +180,27 @@ def rounding(report):
                      "worst %.4f (%s), mean %.4f" % (*max(ratios), np.mean([r for r, _ in ratios])))
 
 
-def text_of_llama(path, prompt, n):
-    from llama_cpp import Llama
-    m = Llama(str(path), n_ctx=512, n_threads=2, verbose=False)
-    r = m.create_completion(prompt, max_tokens=n, temperature=0.0, repeat_penalty=1.0)
-    m.close()
-    return r["choices"][0]["text"]
-
-
 def texts(report):
+    """The default model in several types: logits in llama.cpp against our reference kernels on one text. llama.cpp rounds
+    activations to 8 bits (which alone moves the logits of this model by 3 to 6 % of their deviation), so greedy texts may part where two tokens are about equally likely; where one clearly leads,
+    both must choose it."""
+    from llama_cpp import Llama
     source = default_model()
     if not source:
-        return report.skip("text after requantising", "no default model here")
-    prompt = "The capital of France is"
-    for t in ("q4_k_m", "q6_k", "q8_0", "q5_k_s", "iq4_xs"):
+        return report.skip("the default model requantised", "no default model here")
+    m = Llama(source, vocab_only=True, verbose=False)
+    ids = m.tokenize(b"The capital of France is Paris. Water boils at one hundred degrees, and freezes at zero. In 1969, "
+                     b"the first people landed on the moon; def add(a, b):\n    return a + b\n", add_bos=False)
+    for t in ("q8_0", "q6_k", "q5_k_m", "q4_k_m", "iq4_xs", "q3_k_m", "q2_k"):
         out = WORK / ("default-%s.gguf" % t)
         sala("quantize", source, "--type", t, "--out", out, "--force")
-        ours = sala("run", out, "-p", prompt, "--raw", "-n", "24", "--temp", "0", "--kernels", "ref").stdout.decode()
-        theirs = text_of_llama(out, prompt, 24)
-        n = len(os.path.commonprefix([ours.strip(), theirs.strip()]))
-        report.check(n >= min(40, len(theirs.strip())), "%s: greedy text in llama.cpp and here" % t,
-                     "%d of %d characters agree: %r" % (n, len(theirs.strip()), theirs.strip()[:50]))
+        ours, theirs = sala_logits(out, ids), llama_logits(out, ids)
+        top = np.sort(ours, -1)
+        clear = top[:, -1] - top[:, -2] > 0.3 * ours.std()
+        flips = int((ours.argmax(-1) != theirs.argmax(-1))[clear].sum())
+        rms = float(np.sqrt(((ours - theirs).astype(np.float64) ** 2).mean()) / ours.std())
+        report.check(rms <= 0.1 and not flips, "%s in llama.cpp and here" % t,
+                     "rms %.1e of std, %d of %d clear choices differ" % (rms, flips, int(clear.sum())))
 
 
 def exports(report):
