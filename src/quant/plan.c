@@ -452,9 +452,6 @@ sala_status sala_plan_types(sala_plan *p, sala_error *err)
     if (st == SALA_OK && p->imatrix && p->recipe != SALA_RECIPE_NONE && p->n_importance == 0)
         st = sala_fail(err, SALA_E_INVALID,
                        "the importance matrix covers none of the model's tensors; was it made from another model?");
-    if (st == SALA_OK && p->n_fallback > 0)
-        sala_plan_notice(p, "%d of %zu tensors have rows that do not divide into blocks of 256 and took a related type",
-                         p->n_fallback, p->n_items);
     if (st == SALA_OK && p->recipe == SALA_RECIPE_Q2_K_S && !p->imatrix)
         sala_plan_notice(p, "Q2_K_S without an importance matrix loses much; Q2_K is the safer choice");
     return st;

@@ -12,11 +12,12 @@ import ctypes
 import pathlib
 import shutil
 import struct
+import subprocess
 import sys
 
 import numpy as np
 
-from common import WORK, Report, default_model, deviation, sala, sala_logits, token_list
+from common import ROOT, WORK, Report, default_model, deviation, sala, sala_logits, token_list
 from oracle import reference_logits
 import make_checkpoint
 
@@ -225,6 +226,33 @@ def exports(report):
         report.check(ours == theirs, "%s: tokens of the exported tokenizer" % name)
 
 
+def sentencepiece_export(report):
+    """tokenizer.model -> GGUF -> tokenizer.json, whose merges are derived from scores, against sentencepiece itself."""
+    import sentencepiece as spm
+    from transformers import PreTrainedTokenizerFast
+    text = "\n".join(f.read_text(encoding="utf-8") for f in sorted(pathlib.Path(ROOT / "docs").glob("*.md")))
+    corpus, model = WORK / "spm.txt", WORK / "quant-spm"
+    subprocess.run([sys.executable, str(ROOT / "tests" / "fixtures" / "make_checkpoint.py"), str(model), "--preset",
+                    "llama-tied", "--set", "vocab_size=2000"], check=True)
+    corpus.write_text(text, encoding="utf-8")
+    spm.SentencePieceTrainer.train(input=str(corpus), model_prefix=str(WORK / "spm"), vocab_size=2000, model_type="bpe",
+                                   byte_fallback=True, character_coverage=0.99, minloglevel=2,
+                                   normalization_rule_name="identity", remove_extra_whitespaces=False)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (model / name).unlink()
+    shutil.copy(WORK / "spm.model", model / "tokenizer.model")
+    f, out = WORK / "spm.gguf", WORK / "export-spm"
+    sala("convert", model, "--type", "f16", "--out", f)
+    sala("export", f, "--out", out)
+    want, got = spm.SentencePieceProcessor(model_file=str(WORK / "spm.model")), PreTrainedTokenizerFast(
+        tokenizer_file=str(out / "tokenizer.json"))
+    lines = [t for t in text.split("\n") if t.strip()][:400] + ["  two  spaces ", "naïve 你好 🙂", "\ttab"]
+    wrong = [t for t in lines if got.encode(t, add_special_tokens=False) != want.encode(t)]
+    lost = [t for t in lines if got.decode(got.encode(t, add_special_tokens=False)) != t]
+    report.check(not wrong and not lost, "SentencePiece vocabulary exported: %d texts" % len(lines),
+                 "%d differ, %d not restored %r" % (len(wrong), len(lost), (wrong + lost)[:2]))
+
+
 def default_export(report):
     import torch
     from gguf_llama import load, logits
@@ -253,7 +281,8 @@ def main():
     report = Report("quant: what convert, quantize and export write")
     WORK.mkdir(parents=True, exist_ok=True)
     quiet_llama()
-    chosen = sys.argv[1:] or ["families", "recipes", "exports", "rounding", "texts", "default_export"]
+    chosen = sys.argv[1:] or ["families", "recipes", "exports", "sentencepiece_export", "rounding", "texts",
+                              "default_export"]
     for part in chosen:
         globals()[part](report)
     return report.done()
