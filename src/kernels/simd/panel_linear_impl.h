@@ -338,7 +338,29 @@ INLINE void dot_groups(vi *sum, const vi w[8], const uint8_t *act, size_t act_st
 typedef void codes_fn(vi w[8], const uint8_t *p, int b);
 typedef void scales_fn(vf scale[2], vf min[2], const uint8_t *p, int b);
 
-/* One panel, n_tok tokens (a constant where this is inlined). */
+/* Adds block b of the group at p to the outputs of n_tok tokens (a constant where this is inlined). */
+INLINE void add_block(codes_fn *codes, scales_fn *scales, int zero, int max_code, int halves, enum min_kind min_kind,
+                      vf *acc, const uint8_t *p, int b, const uint8_t *act, size_t act_stride, const int n_tok)
+{
+    vi w[8];
+    vf scale[2], min[2];
+    codes(w, p, b);
+    scales(scale, min, p, b);
+    for (int h = 0; h < halves; h++) {
+        vi sum[TILE];
+        for (int t = 0; t < n_tok; t++)
+            sum[t] =
+                zero == 0 ? vi_zero() : times_zero(vi_bcast_32(halves == 1 ? &ACT(t)->n8 : &ACT(t)->n8_half[h]), zero);
+        dot_groups(sum, w, act, act_stride, n_tok, h * 4, halves == 1 ? 8 : h * 4 + 4, max_code);
+        for (int t = 0; t < n_tok; t++) {
+            acc[t] = vf_fma(vf_mul(vf_from_vi(sum[t]), scale[h]), vf_bcast(&ACT(t)->d), acc[t]);
+            if (min_kind == HAS_MIN)
+                acc[t] = vf_fma(min[h], vf_bcast(halves == 1 ? &ACT(t)->s : &ACT(t)->s_half[h]), acc[t]);
+        }
+    }
+}
+
+/* One panel, n_tok tokens. */
 INLINE void panel_tile(codes_fn *codes, scales_fn *scales, int blocks, int group_bytes, int zero, int max_code,
                        int halves, enum min_kind min_kind, float *out, int64_t out_stride, const uint8_t *p,
                        const uint8_t *act, size_t act_stride, int64_t cols, int n_rows, const int n_tok)
@@ -347,27 +369,20 @@ INLINE void panel_tile(codes_fn *codes, scales_fn *scales, int blocks, int group
     for (int t = 0; t < n_tok; t++)
         acc[t] = vf_zero();
     const int64_t n_groups = cols / (32 * blocks);
-    for (int64_t i = 0; i < n_groups; i++, p += group_bytes) {
-        for (int b = 0; b < blocks; b++, act += sizeof(sala_act_block)) {
-            vi w[8];
-            vf scale[2], min[2];
-            if (n_tok == 1)
-                for (int at = 0; at < group_bytes / blocks; at += 64)
-                    __builtin_prefetch(p + PREFETCH_BYTES + b * (group_bytes / blocks) + at);
-            codes(w, p, b);
-            scales(scale, min, p, b);
-            for (int h = 0; h < halves; h++) {
-                vi sum[TILE];
-                for (int t = 0; t < n_tok; t++)
-                    sum[t] = zero == 0 ? vi_zero()
-                                       : times_zero(vi_bcast_32(halves == 1 ? &ACT(t)->n8 : &ACT(t)->n8_half[h]), zero);
-                dot_groups(sum, w, act, act_stride, n_tok, h * 4, halves == 1 ? 8 : h * 4 + 4, max_code);
-                for (int t = 0; t < n_tok; t++) {
-                    acc[t] = vf_fma(vf_mul(vf_from_vi(sum[t]), scale[h]), vf_bcast(&ACT(t)->d), acc[t]);
-                    if (min_kind == HAS_MIN)
-                        acc[t] = vf_fma(min[h], vf_bcast(halves == 1 ? &ACT(t)->s : &ACT(t)->s_half[h]), acc[t]);
-                }
-            }
+    for (int64_t i = 0; i < n_groups; i++, p += group_bytes, act += (size_t)blocks * sizeof(sala_act_block)) {
+        if (n_tok == 1) {
+            for (int at = 0; at < group_bytes; at += 64)
+                __builtin_prefetch(p + PREFETCH_BYTES + at);
+                /* Unrolled, the shifts that find a block's codes and scales are constants. */
+#pragma GCC unroll 8
+            for (int b = 0; b < blocks; b++)
+                add_block(codes, scales, zero, max_code, halves, min_kind, acc, p, b,
+                          act + (size_t)b * sizeof(sala_act_block), act_stride, 1);
+        } else {
+#pragma GCC unroll 1
+            for (int b = 0; b < blocks; b++)
+                add_block(codes, scales, zero, max_code, halves, min_kind, acc, p, b,
+                          act + (size_t)b * sizeof(sala_act_block), act_stride, n_tok);
         }
     }
     for (int t = 0; t < n_tok; t++)
