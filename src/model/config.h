@@ -25,17 +25,17 @@ typedef enum sala_rope_kind {
 
 typedef struct sala_rope_config {
     sala_rope_kind kind;
-    bool half;      /* pairs are (i, i + n_rot/2), as in Hugging Face files; otherwise (2i, 2i+1), as in GGUF of llama
-                       and minicpm, whose q and k rows are permuted */
-    int32_t n_rot;  /* components of a head that turn; even */
+    bool half;     /* pairs are (i, i + n_rot/2), as in Hugging Face files; otherwise (2i, 2i+1), as in GGUF of llama
+                      and minicpm, whose q and k rows are permuted */
+    int32_t n_rot; /* components of a head that turn; even */
     double theta;
-    double factor;  /* linear, llama3, yarn */
-    double low_freq_factor, high_freq_factor;                       /* llama3 */
-    double beta_fast, beta_slow, mscale, mscale_all_dim;            /* yarn */
-    bool yarn_truncate;                                             /* yarn: whole correction dimensions; default true */
-    double attention_factor; /* longrope and yarn: multiplies cos and sin; 0: derive it */
-    int64_t original_max;    /* context before scaling; 0: n_ctx_train */
-    int32_t n_factors;       /* n_rot / 2, or 0 */
+    double factor;                                       /* linear, llama3, yarn */
+    double low_freq_factor, high_freq_factor;            /* llama3 */
+    double beta_fast, beta_slow, mscale, mscale_all_dim; /* yarn */
+    bool yarn_truncate;                                  /* yarn: whole correction dimensions; default true */
+    double attention_factor;                             /* longrope and yarn: multiplies cos and sin; 0: derive it */
+    int64_t original_max;                                /* context before scaling; 0: n_ctx_train */
+    int32_t n_factors;                                   /* n_rot / 2, or 0 */
     float *short_factors, *long_factors; /* owned; longrope lists, or both the same for SALA_ROPE_FACTORS */
 } sala_rope_config;
 
@@ -48,13 +48,13 @@ typedef struct sala_config {
     int32_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab;
     int64_t n_ctx_train;
     double rms_eps;
-    bool tied_head;      /* output uses the embedding matrix */
+    bool tied_head; /* output uses the embedding matrix */
     bool qkv_bias, o_bias, mlp_bias;
-    bool qk_norm;        /* RMS norm of each head of q and k, before rope */
-    double embed_scale;    /* e: rows of the embedding are multiplied by it; 1 */
-    double residual_scale; /* r: 1 */
-    double logit_divisor;  /* z: logits are divided by it; 1 */
-    double attn_scale;     /* 1/sqrt(head_dim) unless the model says otherwise */
+    bool qk_norm;           /* RMS norm of each head of q and k, before rope */
+    double embed_scale;     /* e: rows of the embedding are multiplied by it; 1 */
+    double residual_scale;  /* r: 1 */
+    double logit_divisor;   /* z: logits are divided by it; 1 */
+    double attn_scale;      /* 1/sqrt(head_dim) unless the model says otherwise */
     int32_t sliding_window; /* 0: none */
     sala_rope_config rope;
     sala_mixer_kind *mixers; /* [n_layers], owned */
@@ -76,12 +76,12 @@ void sala_config_free(sala_config *c); /* frees what c owns, not c */
 /* ---- families ---- */
 
 typedef struct sala_family {
-    const char *name;       /* GGUF architecture */
+    const char *name;        /* GGUF architecture */
     const char *hf_types[6]; /* model_type values of config.json that it serves, NULL-terminated */
-    const char *hf_arch;    /* written to architectures[] on export */
-    bool gguf_permuted;     /* GGUF files hold q and k rows permuted for interleaved rope */
-    bool qkv_bias, qk_norm; /* defaults; config.json and the presence of tensors override */
-    bool mup_scales;        /* reads scale_emb, scale_depth, dim_model_base */
+    const char *hf_arch;     /* written to architectures[] on export */
+    bool gguf_permuted;      /* GGUF files hold q and k rows permuted for interleaved rope */
+    bool qkv_bias, qk_norm;  /* defaults; config.json and the presence of tensors override */
+    bool mup_scales;         /* reads scale_emb, scale_depth, dim_model_base */
 } sala_family;
 
 const sala_family *sala_family_by_name(const char *gguf_architecture); /* NULL when unknown */
@@ -91,14 +91,31 @@ const char *sala_family_names(void); /* "llama, minicpm, qwen2, qwen3", for erro
 /* ---- tensor names ---- */
 
 typedef enum sala_tensor_role {
-    SALA_T_EMBED, SALA_T_OUT_NORM, SALA_T_HEAD, SALA_T_ROPE_FREQS, SALA_T_ROPE_LONG, SALA_T_ROPE_SHORT,
+    SALA_T_EMBED,
+    SALA_T_OUT_NORM,
+    SALA_T_HEAD,
+    SALA_T_ROPE_FREQS,
+    SALA_T_ROPE_LONG,
+    SALA_T_ROPE_SHORT,
     SALA_T_FIRST_OF_LAYER,
     SALA_T_ATTN_NORM = SALA_T_FIRST_OF_LAYER,
-    SALA_T_Q, SALA_T_K, SALA_T_V, SALA_T_O,
-    SALA_T_Q_BIAS, SALA_T_K_BIAS, SALA_T_V_BIAS, SALA_T_O_BIAS,
-    SALA_T_Q_NORM, SALA_T_K_NORM,
-    SALA_T_FFN_NORM, SALA_T_GATE, SALA_T_UP, SALA_T_DOWN,
-    SALA_T_GATE_BIAS, SALA_T_UP_BIAS, SALA_T_DOWN_BIAS,
+    SALA_T_Q,
+    SALA_T_K,
+    SALA_T_V,
+    SALA_T_O,
+    SALA_T_Q_BIAS,
+    SALA_T_K_BIAS,
+    SALA_T_V_BIAS,
+    SALA_T_O_BIAS,
+    SALA_T_Q_NORM,
+    SALA_T_K_NORM,
+    SALA_T_FFN_NORM,
+    SALA_T_GATE,
+    SALA_T_UP,
+    SALA_T_DOWN,
+    SALA_T_GATE_BIAS,
+    SALA_T_UP_BIAS,
+    SALA_T_DOWN_BIAS,
     SALA_T_COUNT
 } sala_tensor_role;
 
@@ -110,8 +127,8 @@ bool sala_tensor_role_of(const char *name, bool hf, sala_tensor_role *role, int 
 
 /* ---- rope ---- */
 
-/* Fills inv_freq [n_rot/2] (angle per position) and returns the factor for cos and sin. `long_list` chooses the longrope
- * list. */
+/* Fills inv_freq [n_rot/2] (angle per position) and returns the factor for cos and sin. `long_list` chooses the
+ * longrope list. */
 double sala_rope_inv_freq(const sala_config *c, bool long_list, double *inv_freq);
 
 #endif

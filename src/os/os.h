@@ -27,8 +27,8 @@ void sala_os_map_drop(const void *data, size_t bytes);
 int sala_os_read_file(uint8_t **out, size_t *bytes, const char *path, size_t limit);
 
 /* A file that appears under its final name only when it is complete: written as PATH.tmp-PID, fsync'ed and renamed by
- * commit. Any failed write is remembered and returned by commit, which then removes the temporary file. EINVAL when PATH
- * is there and is no regular file. */
+ * commit. Any failed write is remembered and returned by commit, which then removes the temporary file. EINVAL when
+ * PATH is there and is no regular file. */
 typedef struct sala_out_file sala_out_file;
 int sala_os_out_open(sala_out_file **out, const char *path);
 int sala_os_out_write(sala_out_file *f, const void *data, size_t bytes);                     /* appends; buffered */

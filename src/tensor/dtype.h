@@ -38,20 +38,20 @@ typedef enum sala_dtype {
 #define X(name, id, block, bytes) SALA_##name = id,
     SALA_DTYPE_LIST(X)
 #undef X
-    SALA_DTYPE_NONE = -1
+        SALA_DTYPE_NONE = -1
 } sala_dtype;
 
 typedef struct sala_dtype_info {
     sala_dtype dtype;
-    const char *name;   /* "Q4_K" */
-    int block_weights;  /* weights in one block; a row is a whole number of blocks */
+    const char *name;  /* "Q4_K" */
+    int block_weights; /* weights in one block; a row is a whole number of blocks */
     int block_bytes;
     bool is_quantized;
 } sala_dtype_info;
 
-const sala_dtype_info *sala_dtype_get(int ggml_id);         /* NULL when unknown */
-sala_dtype sala_dtype_by_name(const char *name);            /* any case; SALA_DTYPE_NONE when unknown */
-const char *sala_dtype_name(sala_dtype dtype);              /* "?" when unknown */
+const sala_dtype_info *sala_dtype_get(int ggml_id); /* NULL when unknown */
+sala_dtype sala_dtype_by_name(const char *name);    /* any case; SALA_DTYPE_NONE when unknown */
+const char *sala_dtype_name(sala_dtype dtype);      /* "?" when unknown */
 /* Bytes of n weights, n a multiple of the block; 0 when it is not or overflows. */
 uint64_t sala_dtype_bytes(sala_dtype dtype, int64_t n);
 
@@ -60,6 +60,7 @@ uint64_t sala_dtype_bytes(sala_dtype dtype, int64_t n);
 #define SALA_QK 32   /* weights of a simple block */
 #define SALA_QKK 256 /* weights of a super block */
 
+/* clang-format off */
 typedef struct { uint16_t d; uint8_t qs[16]; } sala_block_q4_0;
 typedef struct { uint16_t d, m; uint8_t qs[16]; } sala_block_q4_1;
 typedef struct { uint16_t d; uint8_t qh[4]; uint8_t qs[16]; } sala_block_q5_0;
@@ -74,6 +75,7 @@ typedef struct { uint16_t d; uint8_t qs[16]; } sala_block_iq4_nl;
 typedef struct { uint16_t d, scales_h; uint8_t scales_l[4]; uint8_t qs[128]; } sala_block_iq4_xs;
 typedef struct { uint8_t qs[48]; uint8_t qh[4]; uint16_t d; } sala_block_tq1_0;
 typedef struct { uint8_t qs[64]; uint16_t d; } sala_block_tq2_0;
+/* clang-format on */
 
 /* The sixteen values that a 4-bit code of IQ4_NL and IQ4_XS stands for. */
 extern const int8_t sala_iq4_values[16];

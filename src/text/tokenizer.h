@@ -1,7 +1,7 @@
 /* Text to token ids and back, exactly as the model's own tokenizer does it.
- * Kinds: SentencePiece-style BPE (by score or by merge rank) and unigram, both with byte fallback; byte-level BPE with a
- * pre-tokenizer. Sources: GGUF metadata, tokenizer.json (+ tokenizer_config.json), SentencePiece tokenizer.model.
- * A tokenizer is immutable and may be shared by threads; encode uses only stack and heap of its own. */
+ * Kinds: SentencePiece-style BPE (by score or by merge rank) and unigram, both with byte fallback; byte-level BPE with
+ * a pre-tokenizer. Sources: GGUF metadata, tokenizer.json (+ tokenizer_config.json), SentencePiece tokenizer.model. A
+ * tokenizer is immutable and may be shared by threads; encode uses only stack and heap of its own. */
 #ifndef SALA_TEXT_TOKENIZER_H
 #define SALA_TEXT_TOKENIZER_H
 
@@ -20,10 +20,10 @@ sala_status sala_tokenizer_from_json(sala_tokenizer **out, const char *json, siz
 sala_status sala_tokenizer_from_spm(sala_tokenizer **out, const void *data, size_t bytes, sala_error *err);
 void sala_tokenizer_free(sala_tokenizer *t);
 
-int32_t sala_tokenizer_n_vocab(const sala_tokenizer *t); /* highest id + 1 */
+int32_t sala_tokenizer_n_vocab(const sala_tokenizer *t);  /* highest id + 1 */
 const char *sala_tokenizer_kind(const sala_tokenizer *t); /* "byte-level BPE", "SentencePiece BPE", "unigram" */
 const char *sala_tokenizer_pre(const sala_tokenizer *t);  /* pre-tokenizer's name, e.g. "smollm"; "none" */
-int32_t sala_tokenizer_bos(const sala_tokenizer *t); /* -1: none; as the files say, whether it is added or not */
+int32_t sala_tokenizer_bos(const sala_tokenizer *t);      /* -1: none; as the files say, whether it is added or not */
 int32_t sala_tokenizer_eos(const sala_tokenizer *t);
 int32_t sala_tokenizer_pad(const sala_tokenizer *t);
 int32_t sala_tokenizer_unk(const sala_tokenizer *t);
@@ -67,8 +67,9 @@ void sala_detokenizer_reset(sala_detokenizer *d);
 sala_status sala_detokenizer_push(sala_detokenizer *d, int32_t id, sala_buf *out, sala_error *err);
 void sala_detokenizer_flush(sala_detokenizer *d, sala_buf *out);
 
-/* For writers of GGUF and other converters: everything that GGUF's tokenizer.ggml.* keys need, or an error that says why
- * this tokenizer cannot be written so. Writes the keys into w. `n_embd_rows`: the vocabulary is padded to this size. */
+/* For writers of GGUF and other converters: everything that GGUF's tokenizer.ggml.* keys need, or an error that says
+ * why this tokenizer cannot be written so. Writes the keys into w. `n_embd_rows`: the vocabulary is padded to this
+ * size. */
 sala_status sala_tokenizer_write_gguf(const sala_tokenizer *t, sala_gguf_writer *w, int32_t n_embd_rows,
                                       sala_error *err);
 

@@ -1,5 +1,5 @@
-/* main() for fuzz targets built without libFuzzer: runs every file of the given files and folders once. Fails when there
- * was nothing to run, so that a lost corpus is noticed. */
+/* main() for fuzz targets built without libFuzzer: runs every file of the given files and folders once. Fails when
+ * there was nothing to run, so that a lost corpus is noticed. */
 #include "os/os.h"
 
 #include <stdio.h>
