@@ -16,16 +16,19 @@ typedef struct sala_act_block {
     float s_half[2]; /* d * sum of q[0..16), of q[16..32) */
     int32_t n8;      /* -8 * sum(q) */
     int32_t n8_half[2];
-    int32_t unused;
+    int32_t finer; /* in the first block of a row: how many finer blocks there are; in a finer one: whose rest it is */
 } sala_act_block;
 
 _Static_assert(sizeof(sala_act_block) == 64, "one cache line");
 
 #define SALA_ACT_Q8_TINY 1e-30f
+/* A block is quantised twice when its scale, squared, is more than this many times the mean square of the row's scales.
+ */
+#define SALA_ACT_Q8_FINER 4.0f
 
 static inline size_t sala_act_q8_bytes(int64_t cols)
 {
-    return (size_t)(cols + 31) / 32 * sizeof(sala_act_block);
+    return (size_t)(cols + 31) / 32 * 2 * sizeof(sala_act_block); /* every block may have a finer one */
 }
 
 /* The sums of a block whose codes and scale are set. */
@@ -37,7 +40,39 @@ static inline void sala_act_q8_finish(sala_act_block *b, int32_t sum0, int32_t s
     b->n8 = -8 * (sum0 + sum1);
     b->n8_half[0] = -8 * sum0;
     b->n8_half[1] = -8 * sum1;
-    b->unused = 0;
+    b->finer = 0;
+}
+
+/* A row of blocks, each quantised by quantise(block, 32 inputs); the same steps for every instruction set. */
+static inline __attribute__((always_inline)) void sala_act_q8_row(void *dst, const float *x, int64_t cols,
+                                                                  void (*quantise)(sala_act_block *out, const float *x))
+{
+    sala_act_block *row = dst;
+    const int64_t n = (cols + 31) / 32;
+    float squares = 0;
+    float rest[32];
+    for (int64_t b = 0; b < n; b++) {
+        const float *in = x + 32 * b;
+        if (cols - 32 * b < 32) {
+            memset(rest, 0, sizeof rest);
+            memcpy(rest, in, (size_t)(cols - 32 * b) * sizeof(float));
+            in = rest;
+        }
+        quantise(&row[b], in);
+        squares += row[b].d * row[b].d;
+    }
+    const float limit = SALA_ACT_Q8_FINER / (float)n * squares;
+    int32_t finer = 0;
+    for (int64_t b = 0; b < n; b++) {
+        if (!(row[b].d * row[b].d > limit)) /* never when some block is not a number */
+            continue;
+        const int64_t m = cols - 32 * b < 32 ? cols - 32 * b : 32;
+        for (int64_t i = 0; i < 32; i++)
+            rest[i] = i < m ? x[32 * b + i] - row[b].d * (float)row[b].q[i] : 0;
+        quantise(&row[n + finer], rest);
+        row[n + finer++].finer = (int32_t)b;
+    }
+    row[0].finer = finer;
 }
 
 #endif

@@ -107,8 +107,12 @@ static problem make(check *c, const sala_linear_kernel *k, int64_t rows, int64_t
     p.act = check_guarded_aligned(p.act_stride * (size_t)n_tokens);
     p.x = check_guarded((size_t)(cols * n_tokens) * sizeof(float));
     const float size = ldexpf(1.0f, check_below(c, 20) - 10);
-    for (int64_t i = 0; i < cols * n_tokens; i++)
+    const int outliers = check_below(c, 2) ? 60 : 0; /* half of the problems: inputs with some large ones */
+    for (int64_t i = 0; i < cols * n_tokens; i++) {
         p.x[i] = size * check_uniform(c);
+        if (outliers && check_below(c, outliers) == 0)
+            p.x[i] *= 40;
+    }
     for (int64_t t = 0; t < n_tokens; t++)
         k->act->prepare(p.act + (size_t)t * p.act_stride, p.x + t * cols, cols);
     return p;
@@ -125,28 +129,51 @@ static bool same_bits(float a, float b)
     return memcmp(&a, &b, sizeof a) == 0;
 }
 
+static void check_q8_block(check *c, const sala_act_block *b, const float *x, int n)
+{
+    float max = 0;
+    int sum[2] = {0, 0};
+    for (int i = 0; i < 32; i++) {
+        max = i < n && fabsf(x[i]) > max ? fabsf(x[i]) : max;
+        sum[i / 16] += b->q[i];
+    }
+    if (b->d != max / 127.0f)
+        check_fail(c, "scale %g of a block with maximum %g", (double)b->d, (double)max);
+    for (int i = 0; i < n; i++)
+        if (!(fabs((double)b->d * b->q[i] - (double)x[i]) <= (double)b->d * (0.5 + 1e-4)))
+            check_fail(c, "code %d for %g, scale %g", b->q[i], (double)x[i], (double)b->d);
+    if (b->n8 != -8 * (sum[0] + sum[1]) || b->n8_half[0] != -8 * sum[0] || b->n8_half[1] != -8 * sum[1] ||
+        b->s != b->d * (float)(sum[0] + sum[1]) || b->s_half[0] != b->d * (float)sum[0] ||
+        b->s_half[1] != b->d * (float)sum[1])
+        check_fail(c, "sums of a block");
+}
+
+/* Every block, and the rest of exactly those whose squared scale exceeds the limit. */
 static void check_q8_prepare(check *c, const problem *p)
 {
+    const int64_t n = p->cols / 32;
     for (int64_t t = 0; t < p->n_tokens; t++) {
-        const sala_act_block *b = (const sala_act_block *)(p->act + (size_t)t * p->act_stride);
-        for (int64_t c0 = 0; c0 < p->cols; c0 += 32, b++) {
-            const float *x = p->x + t * p->cols + c0;
-            float max = 0;
-            int sum[2] = {0, 0};
-            for (int i = 0; i < 32; i++) {
-                max = fabsf(x[i]) > max ? fabsf(x[i]) : max;
-                sum[i / 16] += b->q[i];
-            }
-            if (b->d != max / 127.0f)
-                check_fail(c, "scale %g of a block with maximum %g", (double)b->d, (double)max);
-            for (int i = 0; i < 32; i++)
-                if (!(fabs((double)b->d * b->q[i] - (double)x[i]) <= (double)b->d * (0.5 + 1e-4)))
-                    check_fail(c, "code %d for %g, scale %g", b->q[i], (double)x[i], (double)b->d);
-            if (b->n8 != -8 * (sum[0] + sum[1]) || b->n8_half[0] != -8 * sum[0] || b->n8_half[1] != -8 * sum[1] ||
-                b->s != b->d * (float)(sum[0] + sum[1]) || b->s_half[0] != b->d * (float)sum[0] ||
-                b->s_half[1] != b->d * (float)sum[1])
-                check_fail(c, "sums of a block");
+        const sala_act_block *row = (const sala_act_block *)(p->act + (size_t)t * p->act_stride);
+        const float *x = p->x + t * p->cols;
+        float squares = 0;
+        for (int64_t b = 0; b < n; b++) {
+            check_q8_block(c, &row[b], x + 32 * b, 32);
+            squares += row[b].d * row[b].d;
         }
+        int32_t finer = 0;
+        for (int64_t b = 0; b < n; b++) {
+            if (!(row[b].d * row[b].d > SALA_ACT_Q8_FINER / (float)n * squares))
+                continue;
+            float rest[32];
+            for (int i = 0; i < 32; i++)
+                rest[i] = x[32 * b + i] - row[b].d * (float)row[b].q[i];
+            if (row[n + finer].finer != b)
+                check_fail(c, "finer block %d is that of block %d, not %d", (int)finer, (int)row[n + finer].finer,
+                           (int)b);
+            check_q8_block(c, &row[n + finer++], rest, 32);
+        }
+        if (row->finer != finer)
+            check_fail(c, "%d finer blocks, expected %d", (int)row->finer, (int)finer);
     }
 }
 
@@ -158,8 +185,11 @@ static void check_values(check *c, const problem *p, const float *out)
         for (int64_t t = 0; t < p->n_tokens; t++) {
             double want = 0, mag = 0, bound;
             if (is_q8(p->k)) {
-                const sala_act_block *b = (const sala_act_block *)(p->act + (size_t)t * p->act_stride);
-                for (int64_t c0 = 0; c0 < p->cols; c0 += 32, b++) {
+                const sala_act_block *row = (const sala_act_block *)(p->act + (size_t)t * p->act_stride);
+                const int64_t n_blocks = p->cols / 32;
+                for (int64_t j = 0; j < n_blocks + row->finer; j++) {
+                    const sala_act_block *b = &row[j];
+                    const int64_t c0 = 32 * (j < n_blocks ? j : b->finer);
                     double low = (double)w[c0], high = low, sum_w = 0, sum_x = 0;
                     for (int i = 0; i < 32; i++) {
                         const double wi = (double)w[c0 + i], xi = (double)b->d * b->q[i];
@@ -171,7 +201,7 @@ static void check_values(check *c, const problem *p, const float *out)
                     }
                     mag += 2 * (sum_w + (high - low) * sum_x);
                 }
-                bound = (double)(p->cols / 8 + 8) * (double)FLT_EPSILON * mag;
+                bound = (double)(p->cols / 8 + row->finer * 4 + 8) * (double)FLT_EPSILON * mag;
             } else {
                 for (int64_t i = 0; i < p->cols; i++) {
                     const double v = (double)w[i] * (double)p->x[t * p->cols + i];

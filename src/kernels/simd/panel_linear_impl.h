@@ -7,7 +7,8 @@
  *   codes_T   the codes as bytes, w[g] holding columns 4g..4g+3 of each lane's row
  *   scales_T  what the integer sum is multiplied by, and the minimum (one of each, or one for each half of the block)
  * and in TYPES what the codes are. An output is, with integers exact and everything else rounded once per operation:
- *   acc = fma(float(sum (code - zero) * q) * scale, d, acc);  acc = fma(min, s, acc)      over blocks in order
+ *   acc = fma(float(sum (code - zero) * q) * scale, d, acc);  acc = fma(min, s, acc)
+ * over the blocks in order, then over the finer blocks,
  * which depends on nothing but the row and the token. */
 #include "kernels/act_q8.h"
 #include "kernels/families.h"
@@ -389,6 +390,31 @@ INLINE void panel_tile(codes_fn *codes, scales_fn *scales, int blocks, int group
         vf_store(out + t * out_stride, acc[t], n_rows);
 }
 
+/* Adds the finer blocks of one token. They are few: the weights are unpacked for each. */
+INLINE void panel_finer(codes_fn *codes, scales_fn *scales, int blocks, int group_bytes, int zero, int max_code,
+                        int halves, enum min_kind min_kind, float *out, const uint8_t *p, const sala_act_block *row,
+                        int64_t cols, int n_rows)
+{
+    vf acc = vf_load_n(out, n_rows);
+    const sala_act_block *x = row + cols / 32;
+    for (int32_t k = 0; k < row->finer; k++, x++) {
+        const uint8_t *group = p + (int64_t)(x->finer / blocks) * group_bytes;
+        const int b = x->finer % blocks;
+        vi w[8];
+        vf scale[2], min[2];
+        codes(w, group, b);
+        scales(scale, min, group, b);
+        for (int h = 0; h < halves; h++) {
+            vi sum = zero == 0 ? vi_zero() : times_zero(vi_bcast_32(halves == 1 ? &x->n8 : &x->n8_half[h]), zero);
+            dot_groups(&sum, w, (const uint8_t *)x, 0, 1, h * 4, halves == 1 ? 8 : h * 4 + 4, max_code);
+            acc = vf_fma(vf_mul(vf_from_vi(sum), scale[h]), vf_bcast(&x->d), acc);
+            if (min_kind == HAS_MIN)
+                acc = vf_fma(min[h], vf_bcast(halves == 1 ? &x->s : &x->s_half[h]), acc);
+        }
+    }
+    vf_store(out, acc, n_rows);
+}
+
 /*   type    SALA_ type  blocks  zero  largest code  halves  minimum  scales */
 #define TYPES(X)                                                                                                       \
     X(q4_0, Q4_0, 1, 8, 15, 1, NO_MIN, scales_1)                                                                       \
@@ -439,6 +465,12 @@ enum {
                 const int n_rows = row1 - r < LANES ? (int)(row1 - r) : LANES;                                         \
                 int64_t t = t0;                                                                                        \
                 STEPS(codes_##type, scales, blocks, LANES *BYTES_##id, zero, max_code, halves, min_kind)               \
+                for (t = t0; t < t1; t++) {                                                                            \
+                    const sala_act_block *x = (const sala_act_block *)((const uint8_t *)act + (size_t)t * act_stride); \
+                    if (x->finer)                                                                                      \
+                        panel_finer(codes_##type, scales, blocks, LANES *BYTES_##id, zero, max_code, halves, min_kind, \
+                                    out + t * out_stride + r, p, x, cols, n_rows);                                     \
+                }                                                                                                      \
             }                                                                                                          \
         }                                                                                                              \
     }                                                                                                                  \
@@ -465,7 +497,7 @@ enum {
 
 static inline int64_t tokens_at_once(size_t act_stride)
 {
-    const int64_t n = (int64_t)(L2_BYTES / act_stride) / TILE * TILE;
+    const int64_t n = (int64_t)(L2_BYTES / (act_stride / 2)) / TILE * TILE;
     return n < TILE ? TILE : n;
 }
 

@@ -46,15 +46,7 @@ static void quantise_block(sala_act_block *out, const float *x)
 
 static void prepare(void *dst, const float *x, int64_t cols)
 {
-    sala_act_block *out = dst;
-    int64_t i = 0;
-    for (; i + 32 <= cols; i += 32)
-        quantise_block(out++, x + i);
-    if (i < cols) {
-        float rest[32] = {0};
-        memcpy(rest, x + i, (size_t)(cols - i) * sizeof(float));
-        quantise_block(out, rest);
-    }
+    sala_act_q8_row(dst, x, cols, quantise_block);
 }
 
 static size_t row_bytes(int64_t cols)
