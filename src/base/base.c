@@ -181,27 +181,7 @@ void sala_buf_add_char(sala_buf *b, char c)
 void sala_buf_add_utf8(sala_buf *b, uint32_t cp)
 {
     char s[4];
-    size_t n;
-    if (cp < 0x80) {
-        s[0] = (char)cp;
-        n = 1;
-    } else if (cp < 0x800) {
-        s[0] = (char)(0xC0 | cp >> 6);
-        s[1] = (char)(0x80 | (cp & 63));
-        n = 2;
-    } else if (cp < 0x10000) {
-        s[0] = (char)(0xE0 | cp >> 12);
-        s[1] = (char)(0x80 | (cp >> 6 & 63));
-        s[2] = (char)(0x80 | (cp & 63));
-        n = 3;
-    } else {
-        s[0] = (char)(0xF0 | cp >> 18);
-        s[1] = (char)(0x80 | (cp >> 12 & 63));
-        s[2] = (char)(0x80 | (cp >> 6 & 63));
-        s[3] = (char)(0x80 | (cp & 63));
-        n = 4;
-    }
-    sala_buf_add(b, s, n);
+    sala_buf_add(b, s, sala_utf8_encode(s, cp));
 }
 
 void sala_buf_printf(sala_buf *b, const char *fmt, ...)
@@ -249,6 +229,31 @@ char *sala_buf_take(sala_buf *b, size_t *len)
 }
 
 /* ---- UTF-8 ---- */
+
+size_t sala_utf8_encode(char s[4], uint32_t cp)
+{
+    size_t n;
+    if (cp < 0x80) {
+        s[0] = (char)cp;
+        n = 1;
+    } else if (cp < 0x800) {
+        s[0] = (char)(0xC0 | cp >> 6);
+        s[1] = (char)(0x80 | (cp & 63));
+        n = 2;
+    } else if (cp < 0x10000) {
+        s[0] = (char)(0xE0 | cp >> 12);
+        s[1] = (char)(0x80 | (cp >> 6 & 63));
+        s[2] = (char)(0x80 | (cp & 63));
+        n = 3;
+    } else {
+        s[0] = (char)(0xF0 | cp >> 18);
+        s[1] = (char)(0x80 | (cp >> 12 & 63));
+        s[2] = (char)(0x80 | (cp >> 6 & 63));
+        s[3] = (char)(0x80 | (cp & 63));
+        n = 4;
+    }
+    return n;
+}
 
 static int utf8_length(unsigned char first)
 {

@@ -93,6 +93,8 @@ char *sala_buf_take(sala_buf *b, size_t *len);
 
 /* ---- UTF-8 ---- */
 
+/* Writes the code point to s and returns how many bytes it takes, 1 to 4. */
+size_t sala_utf8_encode(char s[4], uint32_t codepoint);
 /* Decodes one code point at s[0..n), n > 0. Returns its length; 0 if the bytes are not valid UTF-8 (then *cp = 0xFFFD,
  * skip one byte). Surrogates and overlong forms are invalid. */
 int sala_utf8_decode(const char *s, size_t n, uint32_t *cp);

@@ -235,27 +235,7 @@ void sala_jj_put_fill(jj_builder *b, char c, int64_t n)
 void sala_jj_put_cp(jj_builder *b, uint32_t cp, bool input)
 {
     char s[4];
-    size_t n;
-    if (cp < 0x80) {
-        s[0] = (char)cp;
-        n = 1;
-    } else if (cp < 0x800) {
-        s[0] = (char)(0xC0 | cp >> 6);
-        s[1] = (char)(0x80 | (cp & 63));
-        n = 2;
-    } else if (cp < 0x10000) {
-        s[0] = (char)(0xE0 | cp >> 12);
-        s[1] = (char)(0x80 | (cp >> 6 & 63));
-        s[2] = (char)(0x80 | (cp & 63));
-        n = 3;
-    } else {
-        s[0] = (char)(0xF0 | cp >> 18);
-        s[1] = (char)(0x80 | (cp >> 12 & 63));
-        s[2] = (char)(0x80 | (cp >> 6 & 63));
-        s[3] = (char)(0x80 | (cp & 63));
-        n = 4;
-    }
-    sala_jj_put(b, s, n, input);
+    sala_jj_put(b, s, sala_utf8_encode(s, cp), input);
 }
 
 static size_t count_chars(const char *s, size_t n)
