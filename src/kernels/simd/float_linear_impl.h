@@ -46,6 +46,8 @@ INLINE void tile(load_fn *load, int size, float *out, int64_t out_stride, const 
         for (int t = 0; t < n_tok; t++)
             a[t] = vf_load(x + t * x_stride + c);
         for (int r = 0; r < n_rows; r++) {
+            if (n_tok <= 2) /* the same place of the next rows: memory is what few tokens wait for */
+                __builtin_prefetch(w + (size_t)(r + n_rows) * row_bytes + c * size);
             const vf b = load(w + (size_t)r * row_bytes + c * size, LANES);
             for (int t = 0; t < n_tok; t++)
                 acc[r][t] = vf_fma(b, a[t], acc[r][t]);
