@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
 # The chat on a terminal, played through a pseudo-terminal.
 . "$(dirname "$0")/common.bash"
+if ! python3 -c 'import os; os.openpty()' 2>/dev/null; then
+    echo "skipped: this machine gives no pseudo-terminal (is /dev/pts mounted?)"
+    exit 77
+fi
 make_model "$model" qwen3
 cat >play.py <<'PY'
 """Starts the program on a pseudo-terminal and talks to it."""
