@@ -32,6 +32,8 @@ static sala_status collect_end_tokens(sala_model *m, sala_error *err)
         return sala_fail_memory(err, SALA_MAX_EOS * sizeof *m->end_tokens);
     for (int i = 0; i < m->config->n_eos; i++)
         add_end(m, m->config->eos[i]);
+    if (!m->tokenizer)
+        return SALA_OK;
     if (m->n_end_tokens == 0 || !m->files.hf)
         add_end(m, sala_tokenizer_eos(m->tokenizer));
     if (!m->files.hf) {
@@ -41,6 +43,28 @@ static sala_status collect_end_tokens(sala_model *m, sala_error *err)
                 add_end(m, id);
         }
     }
+    return SALA_OK;
+}
+
+sala_status sala_model_has_text(const sala_model *m, sala_error *err)
+{
+    return m->tokenizer ? SALA_OK : sala_fail(err, m->text_error.code, "%s", m->text_error.message);
+}
+
+/* Checkpoints without a tokenizer, or with one of an unknown kind, still compute; a broken one is an error. */
+static sala_status open_tokenizer(sala_model *m, bool needed, sala_error *err)
+{
+    sala_error *why = &m->text_error;
+    const sala_status st = m->files.hf ? sala_tokenizer_from_dir(&m->tokenizer, m->path, why)
+                                       : sala_tokenizer_from_gguf(&m->tokenizer, m->files.gguf, why);
+    if (st != SALA_OK) {
+        sala_fail_prefix(why, st, "%s", m->path);
+        const bool usable = !needed && (st == SALA_E_NOT_FOUND || st == SALA_E_UNSUPPORTED);
+        return usable ? SALA_OK : sala_fail_at(err, st, why->position, "%s", why->message);
+    }
+    if (sala_tokenizer_n_vocab(m->tokenizer) > m->config->n_vocab)
+        return sala_fail(err, SALA_E_CORRUPT, "%s: the tokenizer has ids up to %d, but the embedding has only %d rows",
+                         m->path, sala_tokenizer_n_vocab(m->tokenizer) - 1, m->config->n_vocab);
     return SALA_OK;
 }
 
@@ -55,6 +79,8 @@ static sala_status open_chat(sala_model *m, sala_chat **out, bool tools, sala_er
 {
     char *source = NULL;
     sala_status st = SALA_OK;
+    if (!m->tokenizer)
+        return SALA_OK;
     if (m->files.hf) {
         st = sala_chat_template_of_dir(&source, m->path, tools, err);
         if (st != SALA_OK)
@@ -111,14 +137,9 @@ static sala_status open_model(sala_model *m, const sala_model_params *p, sala_er
     if (st != SALA_OK)
         return st;
     m->config = &m->files.config;
-    st = m->files.hf ? sala_tokenizer_from_dir(&m->tokenizer, m->path, err)
-                     : sala_tokenizer_from_gguf(&m->tokenizer, m->files.gguf, err);
-    if (st != SALA_OK)
-        return sala_fail_prefix(err, st, "%s", m->path);
-    if (sala_tokenizer_n_vocab(m->tokenizer) > m->config->n_vocab)
-        return sala_fail(err, SALA_E_CORRUPT, "%s: the tokenizer has ids up to %d, but the embedding has only %d rows",
-                         m->path, sala_tokenizer_n_vocab(m->tokenizer) - 1, m->config->n_vocab);
-    st = collect_end_tokens(m, err);
+    st = open_tokenizer(m, p->vocab_only, err);
+    if (st == SALA_OK)
+        st = collect_end_tokens(m, err);
     if (st == SALA_OK)
         st = open_chat(m, &m->chat, false, err);
     if (st == SALA_OK)
@@ -229,8 +250,9 @@ sala_status sala_tokenize(const sala_model *m, int32_t **ids, size_t *n_ids, con
 {
     sala_ids list = {0};
     const sala_text_span span = {text, text_bytes, (flags & SALA_TOK_PARSE_SPECIAL) != 0};
-    const sala_status st =
-        sala_tokenizer_encode(m->tokenizer, &list, &span, 1, (flags & SALA_TOK_ADD_SPECIAL) != 0, err);
+    sala_status st = sala_model_has_text(m, err);
+    if (st == SALA_OK)
+        st = sala_tokenizer_encode(m->tokenizer, &list, &span, 1, (flags & SALA_TOK_ADD_SPECIAL) != 0, err);
     if (st == SALA_OK)
         take_ids(&list, ids, n_ids);
     sala_ids_free(&list);
@@ -241,7 +263,9 @@ sala_status sala_detokenize(const sala_model *m, char **text, size_t *text_bytes
                             bool skip_special, sala_error *err)
 {
     sala_buf out = {0};
-    sala_status st = sala_tokenizer_decode(m->tokenizer, &out, ids, n_ids, skip_special, err);
+    sala_status st = sala_model_has_text(m, err);
+    if (st == SALA_OK)
+        st = sala_tokenizer_decode(m->tokenizer, &out, ids, n_ids, skip_special, err);
     if (st == SALA_OK) {
         size_t n = 0;
         char *s = sala_buf_take(&out, &n);
@@ -262,14 +286,14 @@ sala_status sala_chat_prompt(const sala_model *m, char **prompt, size_t *prompt_
     if (!request)
         return sala_fail_at(err, SALA_E_CORRUPT, je.position, "the request is not JSON: %s (line %d)", je.text,
                             je.line);
-    sala_status st = SALA_OK;
+    sala_status st = sala_model_has_text(m, err);
     const json_t *tools = json_object_get(request, "tools");
     const sala_chat *chat = m->chat_tools && tools && json_array_size(tools) > 0 ? m->chat_tools : m->chat;
-    if (!json_is_object(request))
+    if (st == SALA_OK && !json_is_object(request))
         st = sala_fail(err, SALA_E_INVALID, "the request is not a JSON object");
-    else if (!chat && m->chat_error.code != SALA_OK)
+    else if (st == SALA_OK && !chat && m->chat_error.code != SALA_OK)
         st = sala_fail_at(err, m->chat_error.code, m->chat_error.position, "%s", m->chat_error.message);
-    else if (!chat)
+    else if (st == SALA_OK && !chat)
         st = sala_fail(err, SALA_E_UNSUPPORTED, "%s has no chat template: give it plain text instead", m->path);
     char *text = NULL;
     size_t bytes = 0;

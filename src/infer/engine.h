@@ -15,7 +15,8 @@ struct sala_model {
     sala_net *net;         /* NULL when vocab_only */
     sala_backend *be;
     const sala_config *config;
-    sala_tokenizer *tokenizer;
+    sala_tokenizer *tokenizer;    /* NULL: ids and logits only */
+    sala_error text_error;        /* why there is no tokenizer */
     sala_chat *chat, *chat_tools; /* NULL: no template; chat_tools may be the same as chat */
     char *template_source;        /* also of a template that does not compile */
     sala_error chat_error;        /* why there is none although the model brings one */
@@ -39,6 +40,8 @@ struct sala_session {
 };
 
 bool sala_model_is_end(const sala_model *model, int32_t token);
+/* Whoever turns text into ids or back asks first whether the model has a tokenizer. */
+sala_status sala_model_has_text(const sala_model *model, sala_error *err);
 sala_dtype sala_kv_dtype(const sala_model *model, sala_kv_type kv);
 
 #endif

@@ -137,11 +137,13 @@ sala_status sala_generate(sala_session *session, sala_sampler *sampler, const in
     g.stops.strings = g.p->stop;
     g.stops.count = g.p->n_stop;
     const int32_t n_vocab = session->model->config->n_vocab;
+    sala_status st = sala_model_has_text(session->model, err);
+    if (st != SALA_OK)
+        return st;
     if (g.p->n_top < 0 || g.p->n_top > n_vocab)
         return sala_fail(err, SALA_E_INVALID, "%d candidates asked for; the model has %d tokens", g.p->n_top, n_vocab);
     g.logits = malloc((size_t)n_vocab * sizeof *g.logits);
     g.top = calloc((size_t)g.p->n_top + 1, sizeof *g.top);
-    sala_status st = SALA_OK;
     if (!g.logits || !g.top)
         st = sala_fail_memory(err, (uint64_t)n_vocab * sizeof *g.logits);
     if (st == SALA_OK)

@@ -157,8 +157,15 @@ static sala_status write_text(const sala_plan *p, const char *dir, sala_gguf_wri
 {
     sala_tokenizer *t;
     char *source = NULL;
-    TRY(sala_tokenizer_from_dir(&t, dir, err));
-    sala_status st = sala_tokenizer_write_gguf(t, w, p->config.n_vocab, err);
+    sala_status st = sala_tokenizer_from_dir(&t, dir, err);
+    if (st == SALA_E_NOT_FOUND) { /* as llama.cpp's converter names it */
+        sala_plan_notice(p, "%s has no tokenizer: the new file takes ids only", dir);
+        sala_gguf_write_str(w, "tokenizer.ggml.model", "none", 4);
+        return SALA_OK;
+    }
+    if (st != SALA_OK)
+        return st;
+    st = sala_tokenizer_write_gguf(t, w, p->config.n_vocab, err);
     if (st == SALA_OK) {
         write_end_of_turn(&p->config, t, w);
         st = sala_chat_template_of_dir(&source, dir, false, err);

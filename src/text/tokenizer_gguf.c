@@ -277,6 +277,9 @@ sala_status sala_tokenizer_from_gguf(sala_tokenizer **out, const sala_gguf *g, s
     size_t len;
     if (!sala_gguf_get_str(g, KEY("model"), &model, &len))
         return sala_fail(err, SALA_E_NOT_FOUND, "the file has no tokenizer: " KEY("model") " is missing");
+    if ((len == 4 && memcmp(model, "none", 4) == 0) || (len == 8 && memcmp(model, "no_vocab", 8) == 0))
+        return sala_fail(err, SALA_E_NOT_FOUND, "the file has no tokenizer: " KEY("model") " is \"%.*s\"", (int)len,
+                         model);
     const bool llama = len == 5 && memcmp(model, "llama", 5) == 0;
     const bool gpt2 = len == 4 && memcmp(model, "gpt2", 4) == 0;
     const bool t5 = len == 2 && memcmp(model, "t5", 2) == 0;

@@ -110,4 +110,28 @@ expect 0 "$SALA" bench "$model" -p 0 -n 4 --repeat 1 --json
 json out '[r["kind"] for r in j] == ["decode"]'
 expect 0 "$SALA" bench "$model" -p 8,16 -n 0 --depth 0 --repeat 1
 [ "$(grep -c '^prefill' out)" = 2 ] || fail "two rows of prefill"
+
+# A checkpoint without a tokenizer computes from ids, through GGUF too; only text is refused.
+mkdir bare
+cp "$model"/config.json "$model"/*.safetensors bare
+expect 0 "$SALA" convert bare --type f32 --out bare.gguf
+has err "no tokenizer"
+for m in "$model" bare bare.gguf; do
+    echo 5 6 7 >ids.txt
+    expect 0 "$SALA" logits "$m" --tokens-file ids.txt --out "$(basename "$m").npy"
+    expect 0 "$SALA" bench "$m" -p 8 -n 0 --repeat 1 --json
+done
+same bare.npy model.npy
+same bare.gguf.npy model.npy
+for m in bare bare.gguf; do
+    expect 1 "$SALA" logits "$m" --text hello --out text.npy
+    has err tokenizer
+    expect 1 "$SALA" run "$m" -p hello --raw
+    has err tokenizer
+    expect 1 "$SALA" tokenize "$m" -p hello
+    has err tokenizer
+done
+echo '{"version": "1.0", "model": ' >bare/tokenizer.json
+expect 1 "$SALA" logits bare --tokens-file ids.txt --out broken.npy
+has err tokenizer.json
 finish
