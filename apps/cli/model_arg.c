@@ -301,15 +301,25 @@ typedef struct lookup {
     size_t n_names;
 } lookup;
 
+/* Ollama's names may be written with a host and the default namespace: hf.co/org/name:tag, library/name. */
+static const char *without_host(const char *asked)
+{
+    const char *slash = strchr(asked, '/');
+    if (slash && memchr(asked, '.', (size_t)(slash - asked)) && asked[0] != '.')
+        asked = slash + 1;
+    return strncasecmp(asked, "library/", 8) == 0 ? asked + 8 : asked;
+}
+
 /* "org/name:Q4_K_M" picks the GGUF file of the repository that has the type in its name, as llama.cpp's -hf does. */
 static bool matches(const char *asked, const cli_found *m)
 {
     const char *colon = strrchr(asked, ':');
     if (strcasecmp(asked, m->name) == 0)
         return true;
-    if (strcmp(m->source, "ollama") == 0 && !colon) {
-        const size_t n = strlen(asked);
-        return strncasecmp(asked, m->name, n) == 0 && strcmp(m->name + n, ":latest") == 0;
+    if (strcmp(m->source, "ollama") == 0) {
+        const char *name = without_host(asked);
+        const size_t n = strlen(name);
+        return strncasecmp(name, m->name, n) == 0 && strcmp(m->name + n, colon ? "" : ":latest") == 0;
     }
     if (strcmp(m->source, "huggingface") == 0 && colon && ends_with(m->name, ".gguf")) {
         const size_t n = (size_t)(colon - asked);
@@ -358,6 +368,23 @@ static char *directory_of_part(const char *path)
     return base == path ? sala_strdup(".") : sala_strndup(path, (size_t)(base - path));
 }
 
+/* Models of the catalogue come last: what another program has brought under that name needs no download. */
+static int of_catalogue(char **path, const cli_catalogue_entry *e, bool pull)
+{
+    char *file = cli_catalogue_path(e);
+    if (!file)
+        return CLI_FAILED;
+    int rc = 0;
+    if (!sala_os_is_file(file))
+        rc = pull ? cli_catalogue_pull(e)
+                  : cli_fail("%s is not here yet; bring it with 'sala pull %s'", e->name, e->name);
+    if (rc == 0)
+        *path = file;
+    else
+        free(file);
+    return rc;
+}
+
 static int resolve(char **path, const char *name, bool pull)
 {
     struct stat st;
@@ -368,29 +395,13 @@ static int resolve(char **path, const char *name, bool pull)
     }
     if (errno != ENOENT && errno != ENOTDIR)
         return cli_fail("%s: %s", name, strerror(errno));
-    const cli_catalogue_entry *e = cli_catalogue_find(name);
-    if (e) {
-        char *file = cli_catalogue_path(e);
-        if (!file)
-            return CLI_FAILED;
-        if (!sala_os_is_file(file) && !pull) {
-            free(file);
-            return cli_fail("%s is not here yet; bring it with 'sala pull %s'", e->name, e->name);
-        }
-        int rc = 0;
-        if (!sala_os_is_file(file))
-            rc = cli_catalogue_pull(e);
-        if (rc) {
-            free(file);
-            return rc;
-        }
-        *path = file;
-        return 0;
-    }
     lookup l = {.name = name};
     cli_models_each(look, &l);
+    const cli_catalogue_entry *e = l.path ? NULL : cli_catalogue_find(name);
     int rc = 0;
-    if (!l.path) {
+    if (e) {
+        rc = of_catalogue(&l.path, e, pull);
+    } else if (!l.path) {
         const char *near = cli_nearest(name, (const char *const *)l.names, l.n_names);
         lookup only = {.name = name};
         cli_models_each(look_only_gguf, &only);

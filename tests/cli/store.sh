@@ -91,6 +91,15 @@ for n in own.gguf org/tiny-model org/quants org/quants:F16 org/quants/tiny-F16.g
     expect 0 "$SALA" tokenize "$n" --json -p "hello world"
     same out ids
 done
+# With a host, as Ollama lists models of Hugging Face; and what is here under a name of the catalogue is not downloaded.
+mkdir -p "$OLLAMA_MODELS/manifests/registry.ollama.ai/library/smollm2"
+echo "$manifest" >"$OLLAMA_MODELS/manifests/registry.ollama.ai/library/smollm2/135m"
+for n in some.host/me/tiny:q8 some.host/library/tiny library/tiny:latest smollm2:135m; do
+    PATH="$work/bin:$PATH" PLAY=fails expect 0 "$SALA" tokenize "$n" --json -p "hello world"
+    same out ids
+done
+PATH="$work/bin:$PATH" PLAY=fails expect 0 "$SALA" run smollm2:135m -p x -n 1 -q
+expect 1 "$SALA" tokenize some.host/me/tiny:q9 -p x
 expect 1 "$SALA" tokenize org/tiny-modle -p x
 has err "did you mean 'org/tiny-model'"
 
