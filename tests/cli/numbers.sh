@@ -122,7 +122,6 @@ for m in "$model" bare bare.gguf; do
     expect 0 "$SALA" bench "$m" -p 8 -n 0 --repeat 1 --json
 done
 same bare.npy model.npy
-same bare.gguf.npy model.npy
 for m in bare bare.gguf; do
     expect 1 "$SALA" logits "$m" --text hello --out text.npy
     has err tokenizer
