@@ -50,6 +50,11 @@ asan: setup ## build with the address and undefined-behaviour sanitizers, run th
 tsan: setup ## build with the thread sanitizer, run the tests
 	@tools/run-tests.sh tsan
 
+.PHONY: check-arm
+check-arm: ## build the NEON kernels with a cross-compiler and check them under qemu-user
+	@tools/install-deps.sh --arm64
+	@tools/check-arm.sh
+
 .PHONY: fuzz
 fuzz: setup ## run every fuzz target for FUZZ_SECONDS (60) with libFuzzer and sanitizers
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) tools/run-fuzz.sh
