@@ -18,7 +18,7 @@ only_list=no
 for option in "$@"; do
     case "$option" in
         --parity) packages="$packages python3-venv python3-dev g++" ;;
-        --arm64) packages="$packages gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static" ;;
+        --arm64) packages="$packages gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user" ;;
         --list) only_list=yes ;;
         *) echo "install-deps.sh: unknown option '$option'; allowed: --parity, --arm64, --list" >&2; exit 2 ;;
     esac
