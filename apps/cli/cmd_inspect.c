@@ -271,6 +271,7 @@ static void add_template(json_t *report, const cli_vocab *v)
 
 /* ---- one file or directory ---- */
 
+/* A part that is absent is no fault: tokenizers stand alone, and checkpoints without one compute from ids. */
 static void add_problem(json_t *report, const char *what, const sala_error *err)
 {
     json_t *list = json_object_get(report, "problems");
@@ -278,8 +279,22 @@ static void add_problem(json_t *report, const char *what, const sala_error *err)
         list = json_array();
         json_object_set_new(report, "problems", list);
     }
-    json_array_append_new(
-        list, json_pack("{s:s,s:o}", "what", what, "why", cli_json_text(err->message, strlen(err->message))));
+    json_array_append_new(list, json_pack("{s:s,s:o,s:b}", "what", what, "why",
+                                          cli_json_text(err->message, strlen(err->message)), "absent",
+                                          err->code == SALA_E_NOT_FOUND));
+}
+
+/* Says the first fault aloud, after the report; an exit code. */
+static int fault_of(const json_t *report, const char *path)
+{
+    size_t i;
+    const json_t *problem;
+    json_array_foreach(json_object_get(report, "problems"), i, problem)
+    {
+        if (!json_is_true(json_object_get(problem, "absent")))
+            return cli_fail("%s cannot be used: %s", path, json_string_value(json_object_get(problem, "why")));
+    }
+    return CLI_DONE;
 }
 
 static void inspect_gguf(json_t *report, const sala_gguf *g, const cli_options *o)
@@ -349,6 +364,13 @@ int cli_cmd_inspect(const cli_options *o)
         set_text(report, "format", "tokenizer");
     if (v.tokenizer) {
         add_tokenizer(report, v.tokenizer);
+        const json_t *rows = json_object_get(json_object_get(report, "shape"), "vocabulary");
+        const int n = sala_tokenizer_n_vocab(v.tokenizer);
+        if (rows && n > json_integer_value(rows)) {
+            sala_fail(&err, SALA_E_CORRUPT, "it has ids up to %d, but the embedding has only %lld rows", n - 1,
+                      (long long)json_integer_value(rows));
+            add_problem(report, "tokenizer", &err);
+        }
     } else {
         sala_tokenizer *none = NULL;
         const sala_status st =
@@ -361,12 +383,15 @@ int cli_cmd_inspect(const cli_options *o)
     if (!json_object_get(report, "weight_bytes") && !json_object_get(report, "shape") && !v.tokenizer) {
         rc = cli_fail("%s: neither weights nor config nor tokenizer could be read (%s)", v.path, err.message);
         json_decref(report);
-    } else if (o->json) {
-        rc = cli_print_json(report);
     } else {
-        cli_inspect_print(report);
+        if (o->json)
+            rc = cli_print_json(json_incref(report));
+        else
+            cli_inspect_print(report);
+        rc = cli_flush(rc);
+        if (rc == 0)
+            rc = fault_of(report, v.path);
         json_decref(report);
-        rc = cli_flush(CLI_DONE);
     }
     cli_vocab_close(&v);
     return rc;

@@ -78,7 +78,23 @@ make_model shards llama-untied
 rm shards/model-00002-of-00002.safetensors 2>/dev/null || rm "$(find shards -name '*00002*' | head -1)"
 expect 1 "$SALA" run shards "${greedy[@]}"
 has err "00002"
-expect 0 "$SALA" inspect shards
+expect 1 "$SALA" inspect shards
 has out "not usable"
 has out "00002"
+has err "00002"
+mkdir vocabulary
+cp "$model"/tokenizer*.json vocabulary
+expect 0 "$SALA" inspect vocabulary
+cp -r "$model" narrow
+python3 - <<'PY'
+import json
+c = json.load(open("narrow/tokenizer.json"))
+c["added_tokens"].append({"id": 1 << 20, "content": "<far>", "special": True, "normalized": False, "lstrip": False, "rstrip": False, "single_word": False})
+json.dump(c, open("narrow/tokenizer.json", "w"))
+PY
+expect 1 "$SALA" inspect narrow --json
+has err 1048576
+json out 'j["problems"][0]["what"] == "tokenizer" and not j["problems"][0]["absent"]'
+expect 1 "$SALA" run narrow "${greedy[@]}"
+has err 1048576
 finish
