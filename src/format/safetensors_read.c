@@ -303,7 +303,7 @@ static sala_status open_listed(sala_safetensors *st, const char *dir, const char
         return sala_fail_memory(err, strlen(file));
     sala_status status;
     if (!sala_os_is_file(path))
-        status = sala_fail(err, SALA_E_NOT_FOUND, "shard %s is missing, but %s lists it", file, index);
+        status = sala_fail(err, SALA_E_CORRUPT, "shard %s is missing, but %s lists it", file, index);
     else
         status = open_shard(st, path, file, err);
     free(path);

@@ -225,7 +225,7 @@ static void test_shard_failures(void **state)
     expect_open(temp_path("none.json"), SALA_E_NOT_FOUND, "none.json");
     write_shard("one.safetensors", "a", 1);
     write_index("{\"weight_map\":{\"a\":\"one.safetensors\",\"b\":\"two.safetensors\"}}");
-    expect_open(temp_dir, SALA_E_NOT_FOUND, "shard two.safetensors is missing");
+    expect_open(temp_dir, SALA_E_CORRUPT, "shard two.safetensors is missing");
     write_shard("two.safetensors", "c", 1);
     expect_open(temp_dir, SALA_E_CORRUPT, "tensor \"b\" is not in shard two.safetensors");
     write_shard("two.safetensors", "a", 1);
