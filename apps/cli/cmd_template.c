@@ -1,6 +1,7 @@
 /* template: a chat request to the prompt that the model would see. */
 #include "cli.h"
 
+#include "base/json.h"
 #include "input.h"
 #include "request.h"
 #include "ui.h"
@@ -17,7 +18,7 @@ static int read_request(json_t **request, const cli_options *o)
     if (rc)
         return rc;
     json_error_t where;
-    *request = json_loadb(data, bytes, JSON_ALLOW_NUL, &where);
+    *request = sala_json_loadb(data, bytes, JSON_ALLOW_NUL, &where);
     free(data);
     if (!*request)
         return cli_fail("standard input is not JSON: line %d, column %d: %s", where.line, where.column, where.text);

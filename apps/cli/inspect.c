@@ -1,5 +1,6 @@
 #include "inspect.h"
 
+#include "base/json.h"
 #include "cli.h"
 #include "ui.h"
 
@@ -71,7 +72,7 @@ void cli_inspect_metadata_dir(json_t *report, const char *dir)
     static const char *const files[] = {"config.json", "generation_config.json"};
     for (size_t i = 0; i < SALA_ARRAY_LEN(files); i++) {
         char *path = sala_path_join(dir, files[i]);
-        json_t *file = path ? json_load_file(path, 0, NULL) : NULL;
+        json_t *file = path ? sala_json_load_file(path) : NULL;
         if (file)
             json_object_set_new(all, files[i], file);
         free(path);

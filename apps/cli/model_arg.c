@@ -1,5 +1,6 @@
 #include "model_arg.h"
 
+#include "base/json.h"
 #include "catalogue.h"
 #include "kernels/kernels.h"
 #include "os/os.h"
@@ -7,7 +8,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <jansson.h>
 #include <stdlib.h>
 #include <strings.h>
 #include <sys/stat.h>
@@ -208,7 +208,7 @@ static char *ollama_dir(void)
 
 static void ollama_manifest(walk *w, const char *store, const char *path, const char *name)
 {
-    json_t *manifest = json_load_file(path, 0, NULL);
+    json_t *manifest = sala_json_load_file(path);
     size_t i;
     json_t *layer;
     json_array_foreach(json_object_get(manifest, "layers"), i, layer)

@@ -1,9 +1,9 @@
 #include "vocab.h"
 
+#include "base/json.h"
 #include "model_arg.h"
 #include "os/os.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 
 static const size_t JSON_LIMIT = (size_t)1 << 30;
@@ -119,7 +119,7 @@ static char *special_of_dir(const char *dir, const char *key)
     static const char *const files[] = {"tokenizer_config.json", "special_tokens_map.json"};
     for (size_t i = 0; i < SALA_ARRAY_LEN(files); i++) {
         char *path = sala_path_join(dir, files[i]);
-        json_t *config = path ? json_load_file(path, 0, NULL) : NULL;
+        json_t *config = path ? sala_json_load_file(path) : NULL;
         free(path);
         const json_t *value = json_object_get(config, key);
         const char *text = json_string_value(json_is_object(value) ? json_object_get(value, "content") : value);

@@ -3,6 +3,7 @@
  * rope_scaling, and rope_parameters that holds everything. */
 #include "model/config_internal.h"
 
+#include "base/json.h"
 #include "format/index.h"
 #include "os/os.h"
 
@@ -509,7 +510,7 @@ static sala_status load_json(json_t **out, const char *dir, const char *file, bo
         st = sala_fail_errno(err, e, "could not read %s", path);
     } else {
         json_error_t je;
-        *out = json_loadb((const char *)text, bytes, 0, &je);
+        *out = sala_json_loadb((const char *)text, bytes, 0, &je);
         if (!*out)
             st = sala_fail_at(err, SALA_E_CORRUPT, je.position, "%s is not valid JSON: %s (line %d, column %d)", path,
                               je.text, je.line, je.column);

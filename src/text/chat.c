@@ -7,6 +7,7 @@
  * that the template means. Any other role is the caller's text. */
 #include "text/chat.h"
 
+#include "base/json.h"
 #include "os/os.h"
 #include "text/jinja_core.h"
 
@@ -110,7 +111,7 @@ static sala_status from_json(char **source, const char *dir, const char *name, b
     sala_status status = read_file(&text, &bytes, dir, name, err);
     if (status != SALA_OK || !text)
         return status;
-    json_t *root = json_loadb(text, bytes, JSON_ALLOW_NUL, &where);
+    json_t *root = sala_json_loadb(text, bytes, JSON_ALLOW_NUL, &where);
     free(text);
     if (!root)
         return sala_fail_at(err, SALA_E_CORRUPT, where.position, "%s/%s: line %d: %s", dir, name, where.line,

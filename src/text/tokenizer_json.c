@@ -2,6 +2,8 @@
  * from strangers: every id, merge and pattern is checked, and what is not supported is named. */
 #include "text/tokenizer_json.h"
 
+#include "base/json.h"
+
 #define MAX_JSON_BYTES ((size_t)1 << 30)
 
 sala_status sala_json_load(json_t **out, const char *what, const char *json, size_t bytes, bool reject_duplicates,
@@ -11,7 +13,7 @@ sala_status sala_json_load(json_t **out, const char *what, const char *json, siz
         return sala_fail(err, SALA_E_LIMIT, "%s has %zu bytes, more than 1 GiB", what, bytes);
     json_error_t e;
     /* The parser bounds its own depth (2048). */
-    json_t *j = json_loadb(json, bytes, (reject_duplicates ? JSON_REJECT_DUPLICATES : 0) | JSON_ALLOW_NUL, &e);
+    json_t *j = sala_json_loadb(json, bytes, (reject_duplicates ? JSON_REJECT_DUPLICATES : 0) | JSON_ALLOW_NUL, &e);
     if (j == NULL)
         return sala_fail_at(err, SALA_E_CORRUPT, e.position, "%s: line %d, column %d: %s", what, e.line, e.column,
                             e.text);

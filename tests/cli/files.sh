@@ -85,6 +85,18 @@ has err "00002"
 mkdir vocabulary
 cp "$model"/tokenizer*.json vocabulary
 expect 0 "$SALA" inspect vocabulary
+# transformers writes 10^30 where a tokenizer has no limit.
+python3 - <<'PY'
+import json
+c = json.load(open("vocabulary/tokenizer_config.json"))
+c["model_max_length"] = int(1e30)
+json.dump(c, open("vocabulary/tokenizer_config.json", "w"))
+PY
+expect 0 "$SALA" tokenize vocabulary --json -p "hello world"
+same out ids
+"$SALA" template "$model" -p hello >rendered
+expect 0 "$SALA" template vocabulary -p hello
+same out rendered
 cp -r "$model" narrow
 python3 - <<'PY'
 import json
