@@ -286,16 +286,25 @@ static sala_status write_weights(const sala_plan *p, const char *dir, sala_error
     return sala_safetensors_writer_commit(w, err);
 }
 
-static sala_status write_directory(sala_plan *p, const char *out, sala_dtype dtype, bool *has_tokenizer,
-                                   sala_error *err)
+static sala_status write_files(sala_plan *p, const char *out, sala_dtype dtype, bool *has_tokenizer, sala_error *err)
 {
-    const int e = sala_os_make_dirs(out);
-    if (e)
-        return sala_fail_errno(err, e, "could not make the directory %s", out);
     TRY(write_weights(p, out, err));
     TRY(sala_export_tokenizer(p, out, has_tokenizer, err));
     TRY(sala_export_write_json(out, "generation_config.json", generation_config(&p->config), err));
     return sala_export_write_json(out, "config.json", model_config(p, dtype), err);
+}
+
+static sala_status write_directory(sala_plan *p, const char *out, sala_dtype dtype, bool *has_tokenizer,
+                                   sala_error *err)
+{
+    const bool ours = !sala_os_is_dir(out);
+    const int e = sala_os_make_dirs(out);
+    if (e)
+        return sala_fail_errno(err, e, "could not make the directory %s", out);
+    const sala_status st = write_files(p, out, dtype, has_tokenizer, err);
+    if (st != SALA_OK && ours)
+        remove(out); /* goes only while it is empty */
+    return st;
 }
 
 sala_status sala_quant_to_hf(const char *in, const char *out, const sala_quant_params *params,

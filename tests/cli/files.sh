@@ -55,6 +55,8 @@ expect 1 "$SALA" quantize f32.gguf --type q4_0 --imatrix nowhere --out bad.gguf
 (ulimit -f 100; trap '' XFSZ; "$SALA" quantize f32.gguf --type q8_0 --out bad.gguf >out 2>err)
 [ $? = 1 ] || fail "a file that may not grow: exit code"
 has err "bad.gguf"
+(ulimit -f 100; trap '' XFSZ; "$SALA" export f32.gguf --type f32 --out bad-directory >out 2>err)
+[ $? = 1 ] || fail "export to a full disk: exit code"
 [ -z "$(find . -name 'bad*')" ] || fail "left behind: $(find . -name 'bad*')"
 
 # SIGINT while writing: a model large enough to be in the middle of it.
