@@ -203,7 +203,7 @@ static uint64_t kv_bytes(const sala_config *c, int64_t n, int width)
 
 static void add_memory(json_t *report, const sala_config *c, const cli_options *o)
 {
-    const int64_t ctx = o->ctx != CLI_UNSET ? o->ctx : c->n_ctx_train;
+    const int64_t ctx = o->ctx > 0 ? o->ctx : c->n_ctx_train;
     const int width = o->kv && strcmp(o->kv, "f32") == 0 ? 4 : 2;
     const uint64_t weights = (uint64_t)json_integer_value(json_object_get(report, "weight_bytes"));
     const uint64_t kv = kv_bytes(c, ctx, width), kv64 = kv_bytes(c, 64, width);

@@ -21,7 +21,7 @@ const cli_opt cli_opts[] = {
     /* ---- model ---- */
     {FORWARD | TEXTUAL | V(inspect), true, CLI_G_MODEL, 'm', "model", "", CLI_PATH, F(model), "MODEL", NULL, 0, 0, NULL,
      "path of a GGUF file or directory, or a name that 'sala list' shows; instead of the first argument"},
-    {V(run) | V(inspect), true, CLI_G_MODEL, 'c', "ctx-size", "ctx context", CLI_COUNT, F(ctx), "N", "(as trained)", 1, 1e12, NULL,
+    {V(run) | V(inspect), true, CLI_G_MODEL, 'c', "ctx-size", "ctx context", CLI_COUNT, F(ctx), "N", "(as trained)", 0, 1e12, NULL,
      "tokens of context"},
     {V(ppl), true, CLI_G_MODEL, 'c', "ctx", "ctx-size context", CLI_COUNT, F(ctx), "N", "512", 4, 1e9, NULL,
      "tokens in one window"},

@@ -118,7 +118,7 @@ int cli_talk_begin(cli_talk *t, int64_t n_prompt)
     const cli_options *o = t->o;
     const int64_t answer = o->n_predict >= 0 ? o->n_predict : SOME;
     const int64_t need = n_prompt + answer;
-    t->n_ctx = o->ctx != CLI_UNSET ? o->ctx : default_context(t, n_prompt, answer);
+    t->n_ctx = o->ctx > 0 ? o->ctx : default_context(t, n_prompt, answer);
     if (n_prompt >= t->n_ctx && !(n_prompt == t->n_ctx && o->n_predict == 0))
         return cli_fail("the prompt has %lld tokens and the context holds %lld; ask for more with -c",
                         (long long)n_prompt, (long long)t->n_ctx);
@@ -127,7 +127,7 @@ int cli_talk_begin(cli_talk *t, int64_t n_prompt)
         return rc;
     const sala_session_params params = {
         .max_tokens = t->n_ctx,
-        .planned_tokens = n_prompt > 0 && o->ctx == CLI_UNSET ? sala_min_i64(need, t->n_ctx) : t->n_ctx,
+        .planned_tokens = n_prompt > 0 && o->ctx <= 0 ? sala_min_i64(need, t->n_ctx) : t->n_ctx,
         .kv = cli_kv_type(o),
         .longrope = cli_longrope(o),
     };

@@ -126,4 +126,7 @@ expect 1 "$SALA" run cut -p x
 has err "safetensors"
 # -n is a bound: it asks for no memory that is not there.
 expect 0 "$SALA" run "$model" -p hello -n 99999999999 "${greedy[@]}" --stop "$(head -c 5 answer)"
+# -c 0 is the trained context, as in llama.cpp.
+expect 0 "$SALA" run "$model" -p hello -n 8 "${greedy[@]}" -c 0
+same out answer
 finish
