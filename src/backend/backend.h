@@ -35,7 +35,9 @@ typedef struct sala_attn_seq {
     void *const *blocks; /* block table: tokens 64 b .. 64 b + 63 lie in blocks[b] */
 } sala_attn_seq;
 
-/* Where one layer's keys and values lie inside a block: K [n_kv_heads][64][head_dim], then V the same. */
+/* Where one layer's keys and values lie inside a block: K [n_kv_heads][head_dim][64], then V
+ * [n_kv_heads][64][head_dim]. Keys lie component by component, so that a lane of a register can own a key as it comes
+ * from memory. */
 typedef struct sala_kv_shape {
     sala_dtype dtype; /* F32 or F16 */
     int n_kv_heads, head_dim;

@@ -58,12 +58,15 @@ typedef struct sala_linear_kernel {
 #define SALA_KV_BLOCK 64 /* tokens in a block; blocks start at absolute positions that are multiples of it */
 
 /* Online softmax over the first n_visible[i] keys of one block (0 leaves query i as it is), for n_q queries that share
- * one key head.  q [n_q][d], already scaled.  k, v [SALA_KV_BLOCK][d] in the cache's type.
+ * one key head.  q [n_q][d], already scaled.  k [d][SALA_KV_BLOCK] and v
+ * [SALA_KV_BLOCK][d] in the cache's type: keys lie component by component, so that a lane can own a key without a
+ * transposition. What lies in the places of keys that nobody sees is never used, whatever it is.
  * m [n_q] running maximum (start -INFINITY), l [n_q] running sum (start 0), acc [n_q][d] running weighted sum (start
- * 0). `scratch` has SALA_ATTN_SCRATCH(n_q, d) floats. */
+ * 0). `scratch` has SALA_ATTN_SCRATCH(n_q, d) floats. `next` is where the keys of the coming call lie, or NULL: a hint,
+ * because blocks lie far apart and the hardware does not see the next one coming. */
 #define SALA_ATTN_SCRATCH(n_q, d) ((size_t)(n_q)*SALA_KV_BLOCK + (size_t)SALA_KV_BLOCK * (size_t)(d) + 64)
 typedef void sala_attn_block_fn(float *acc, float *m, float *l, const float *q, const void *k, const void *v, int n_q,
-                                int d, const int32_t *n_visible, float *scratch);
+                                int d, const int32_t *n_visible, float *scratch, const void *next);
 
 /* ---- the table ---- */
 

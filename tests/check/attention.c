@@ -31,7 +31,7 @@ static void run(problem *p)
     for (int b = 0; b < p->n_blocks; b++) {
         sala_attn_block_fn *fn = p->half ? p->k->attn_block_f16 : p->k->attn_block_f32;
         fn(p->acc, p->m, p->l, p->q, p->keys + (size_t)b * block, p->values + (size_t)b * block, p->n_q, p->d,
-           p->visible[b], p->scratch);
+           p->visible[b], p->scratch, b + 1 < p->n_blocks ? p->keys + (size_t)(b + 1) * block : NULL);
     }
 }
 
@@ -72,6 +72,26 @@ static problem make(check *c, const sala_kernels *k, bool half, int n_q, int d, 
     return p;
 }
 
+/* Keys and values that no query sees become not-a-number: they must not matter. */
+static void poison(problem *p)
+{
+    static const float nan = NAN;
+    static const uint16_t nan_half = 0x7e00;
+    const size_t size = p->half ? 2 : 4;
+    for (int b = 0; b < p->n_blocks; b++) {
+        int most = 0;
+        for (int i = 0; i < p->n_q; i++)
+            most = p->visible[b][i] > most ? p->visible[b][i] : most;
+        for (int e = 0; e < p->d; e++)
+            for (int j = most; j < SALA_KV_BLOCK; j++) {
+                const size_t first = (size_t)(b * p->d) * SALA_KV_BLOCK;
+                const void *from = p->half ? (const void *)&nan_half : (const void *)&nan;
+                memcpy(p->keys + (first + (size_t)(e * SALA_KV_BLOCK + j)) * size, from, size);
+                memcpy(p->values + (first + (size_t)(j * p->d + e)) * size, from, size);
+            }
+    }
+}
+
 static void check_values(check *c, const problem *p)
 {
     const int n_keys = p->n_blocks * SALA_KV_BLOCK, d = p->d;
@@ -84,7 +104,9 @@ static void check_values(check *c, const problem *p)
                 continue;
             double s = 0, mag = 0;
             for (int e = 0; e < d; e++) {
-                const double x = (double)p->q[i * d + e] * (double)cached(p, p->keys, j * d + e);
+                const double x =
+                    (double)p->q[i * d + e] *
+                    (double)cached(p, p->keys, (j / SALA_KV_BLOCK * d + e) * SALA_KV_BLOCK + j % SALA_KV_BLOCK);
                 s += x;
                 mag += fabs(x);
             }
@@ -129,6 +151,7 @@ static void check_shape(check *c, const sala_kernels *k, bool half, int n_q, int
             p.visible[b][i] = b == 1 ? SALA_KV_BLOCK : check_below(c, SALA_KV_BLOCK + 1);
     for (int b = 0; b < p.n_blocks; b++)
         p.visible[b][n_q / 2] = 0; /* one that sees nothing at all */
+    poison(&p);
     run(&p);
     check_values(c, &p);
     /* One query at a time gives the same bits. */

@@ -23,34 +23,82 @@ static size_t element_bytes(sala_dtype t)
     return t == SALA_F16 ? 2 : 4;
 }
 
-static void store_row(const store_job *job, const sala_attn_seq *seq, int64_t i)
+/* Blocks that the rows of a sequence touch. */
+static int64_t n_runs(const sala_attn_seq *seq)
 {
-    const sala_kv_shape *kv = job->kv;
-    const int64_t pos = seq->position + i;
-    const size_t elem = element_bytes(kv->dtype);
-    const size_t head_bytes = (size_t)SALA_KV_BLOCK * (size_t)kv->head_dim * elem;
-    uint8_t *base = (uint8_t *)seq->blocks[pos / SALA_KV_BLOCK] + kv->layer_offset +
-                    (size_t)(pos % SALA_KV_BLOCK) * (size_t)kv->head_dim * elem;
-    const sala_act *src[2] = {job->k + (seq->first_row + i) * job->stride, job->v + (seq->first_row + i) * job->stride};
-    for (int part = 0; part < 2; part++) {
-        for (int h = 0; h < kv->n_kv_heads; h++) {
-            uint8_t *dst = base + ((size_t)part * (size_t)kv->n_kv_heads + (size_t)h) * head_bytes;
-            const sala_act *x = src[part] + (int64_t)h * kv->head_dim;
-            if (kv->dtype == SALA_F16)
-                job->cpu->k.f32_to_f16((uint16_t *)(void *)dst, x, kv->head_dim);
-            else
-                memcpy(dst, x, (size_t)kv->head_dim * sizeof(float));
-        }
+    return (seq->position + seq->n_rows - 1) / SALA_KV_BLOCK - seq->position / SALA_KV_BLOCK + 1;
+}
+
+static void convert(const store_job *job, void *dst, const sala_act *x)
+{
+    const int d = job->kv->head_dim;
+    if (job->kv->dtype == SALA_F16)
+        job->cpu->k.f32_to_f16(dst, x, d);
+    else
+        memcpy(dst, x, (size_t)d * sizeof(float));
+}
+
+/* k[c][slot + r] = rows[r][c]: components stand apart by a block of tokens. */
+static void scatter_keys(uint8_t *k, const uint8_t *rows, int64_t slot, int64_t n, int d, sala_dtype dtype)
+{
+    if (dtype == SALA_F16) {
+        uint16_t *to = (uint16_t *)(void *)k + slot;
+        const uint16_t *from = (const uint16_t *)(const void *)rows;
+        for (int c = 0; c < d; c++)
+            for (int64_t r = 0; r < n; r++)
+                to[c * SALA_KV_BLOCK + r] = from[r * d + c];
+    } else {
+        float *to = (float *)(void *)k + slot;
+        const float *from = (const float *)(const void *)rows;
+        for (int c = 0; c < d; c++)
+            for (int64_t r = 0; r < n; r++)
+                to[c * SALA_KV_BLOCK + r] = from[r * d + c];
     }
+}
+
+/* One head's keys and values of the rows of one sequence that fall into one block. */
+static void store_task(void *user, int task, int worker)
+{
+    const store_job *job = user;
+    const sala_kv_shape *kv = job->kv;
+    const int head = task % kv->n_kv_heads, d = kv->head_dim;
+    int64_t run = task / kv->n_kv_heads;
+    const sala_attn_seq *seq = job->seqs;
+    while (run >= n_runs(seq))
+        run -= n_runs(seq++);
+    const int64_t block = seq->position / SALA_KV_BLOCK + run;
+    const int64_t from = sala_max_i64(block * SALA_KV_BLOCK, seq->position);
+    const int64_t to = sala_min_i64((block + 1) * SALA_KV_BLOCK, seq->position + seq->n_rows);
+    const int64_t slot = from % SALA_KV_BLOCK, first = seq->first_row + from - seq->position;
+    const size_t row_bytes = (size_t)d * element_bytes(kv->dtype), head_bytes = SALA_KV_BLOCK * row_bytes;
+    uint8_t *k = (uint8_t *)seq->blocks[block] + kv->layer_offset + (size_t)head * head_bytes;
+    uint8_t *v = k + (size_t)kv->n_kv_heads * head_bytes + (size_t)slot * row_bytes;
+    uint8_t *rows = (uint8_t *)(job->cpu->worker + (size_t)worker * job->cpu->worker_floats);
+    for (int64_t i = 0; i < to - from; i++) {
+        const int64_t at = (first + i) * job->stride + (int64_t)head * d;
+        convert(job, rows + (size_t)i * row_bytes, job->k + at);
+        convert(job, v + (size_t)i * row_bytes, job->v + at);
+    }
+    scatter_keys(k, rows, slot, to - from, d, kv->dtype);
 }
 
 void sala_cpu_kv_store(sala_backend *be, const sala_attn_seq *seqs, int n_seqs, const sala_kv_shape *kv,
                        const sala_act *k, const sala_act *v, int64_t stride)
 {
-    const store_job job = {sala_cpu_of(be), seqs, kv, k, v, stride};
-    for (int s = 0; s < n_seqs; s++)
-        for (int64_t i = 0; i < seqs[s].n_rows; i++)
-            store_row(&job, &seqs[s], i);
+    sala_cpu *cpu = sala_cpu_of(be);
+    store_job job = {cpu, seqs, kv, k, v, stride};
+    int64_t n_tasks = 0, n_rows = 0;
+    for (int s = 0; s < n_seqs; s++) {
+        n_tasks += n_runs(&seqs[s]) * kv->n_kv_heads;
+        n_rows += seqs[s].n_rows;
+    }
+    if (n_rows >= 16) {
+        sala_pool_run(cpu->pool, (int)n_tasks, store_task, &job);
+        return;
+    }
+    /* A few rows are stored sooner than a thread wakes up; the scratch of worker 0 is free between two runs. */
+    for (int task = 0; task < (int)n_tasks; task++)
+        store_task(&job, task, 0);
 }
 
 /* ---- attention ---- */
@@ -114,9 +162,16 @@ static int64_t first_visible(const sala_attn_args *a, int64_t pos)
     return a->window > 0 && pos + 1 > a->window ? pos + 1 - a->window : 0;
 }
 
+static const uint8_t *keys_of(const attn_job *job, const tile *t, int64_t block)
+{
+    const sala_kv_shape *kv = &job->a->kv;
+    const size_t head_bytes = (size_t)SALA_KV_BLOCK * (size_t)kv->head_dim * element_bytes(kv->dtype);
+    return (const uint8_t *)t->seq->blocks[block] + kv->layer_offset + (size_t)t->kv_head * head_bytes;
+}
+
 /* All keys of one split for the queries of a tile. m, l, acc start empty. */
 static void run_split(const attn_job *job, const tile *t, int64_t split, const float *q, float *m, float *l, float *acc,
-                      int32_t *visible, float *scratch)
+                      int32_t *visible, uint8_t *shifted, float *scratch)
 {
     const sala_attn_args *a = job->a;
     const int d = a->kv.head_dim, n_q = query_count(job, t);
@@ -132,15 +187,15 @@ static void run_split(const attn_job *job, const tile *t, int64_t split, const f
         sala_max_i64(split * SALA_CPU_ATTN_SPLIT, first_visible(a, pos0) / SALA_KV_BLOCK * SALA_KV_BLOCK);
     const int64_t to = sala_min_i64((split + 1) * SALA_CPU_ATTN_SPLIT, last + 1);
     for (int64_t key = from; key < to; key += SALA_KV_BLOCK) {
-        const uint8_t *k =
-            (const uint8_t *)t->seq->blocks[key / SALA_KV_BLOCK] + a->kv.layer_offset + (size_t)t->kv_head * head_bytes;
+        const uint8_t *k = keys_of(job, t, key / SALA_KV_BLOCK);
+        const uint8_t *next = key + SALA_KV_BLOCK < to ? keys_of(job, t, key / SALA_KV_BLOCK + 1) : NULL;
         const uint8_t *v = k + (size_t)a->kv.n_kv_heads * head_bytes;
         if (key >= first_visible(a, last)) {
             for (int i = 0; i < n_q; i++) {
                 const int64_t n = pos0 + i / job->group + 1 - key;
                 visible[i] = n <= 0 ? 0 : n > SALA_KV_BLOCK ? SALA_KV_BLOCK : (int32_t)n;
             }
-            job->block_fn(acc, m, l, q, k, v, n_q, d, visible, scratch);
+            job->block_fn(acc, m, l, q, k, v, n_q, d, visible, scratch, next);
             continue;
         }
         /* The window begins inside this block for some rows: each row takes the block from its own first key on. */
@@ -153,9 +208,11 @@ static void run_split(const attn_job *job, const tile *t, int64_t split, const f
             const int i = r * job->group;
             for (int g = 0; g < job->group; g++)
                 visible[g] = (int32_t)n;
-            const size_t offset = (size_t)skip * (size_t)d * elem;
-            job->block_fn(acc + (size_t)i * (size_t)d, m + i, l + i, q + (size_t)i * (size_t)d, k + offset, v + offset,
-                          job->group, d, visible, scratch);
+            for (int c = 0; c < d; c++)
+                memcpy(shifted + (size_t)c * SALA_KV_BLOCK * elem,
+                       k + ((size_t)c * SALA_KV_BLOCK + (size_t)skip) * elem, (size_t)(SALA_KV_BLOCK - skip) * elem);
+            job->block_fn(acc + (size_t)i * (size_t)d, m + i, l + i, q + (size_t)i * (size_t)d, shifted,
+                          v + (size_t)skip * (size_t)d * elem, job->group, d, visible, scratch, NULL);
         }
     }
 }
@@ -200,11 +257,12 @@ static void store_output(const attn_job *job, const tile *t, const float *l, con
 typedef struct workspace {
     float *q, *m, *l, *acc, *m2, *l2, *acc2, *kernel;
     int32_t *visible;
+    uint8_t *shifted; /* keys of a block from somewhere in its middle on */
 } workspace;
 
 static size_t workspace_floats(int n_q, int d)
 {
-    return (size_t)n_q * (3 * (size_t)d + 5) + SALA_ATTN_SCRATCH(n_q, d) + 64;
+    return (size_t)n_q * (3 * (size_t)d + 5) + (size_t)SALA_KV_BLOCK * (size_t)d + SALA_ATTN_SCRATCH(n_q, d) + 64;
 }
 
 static workspace workspace_at(float *p, int n_q, int d)
@@ -220,6 +278,7 @@ static workspace workspace_at(float *p, int n_q, int d)
     w.m2 = w.l + n;
     w.l2 = w.m2 + n;
     w.visible = (int32_t *)(w.l2 + n);
+    w.shifted = (uint8_t *)(w.l2 + 2 * n);
     return w;
 }
 
@@ -251,9 +310,9 @@ static void tile_task(void *user, int task, int worker)
     const int64_t pos0 = t.seq->position + t.row0, last = pos0 + t.n_rows - 1;
     const int64_t first = first_visible(a, pos0) / SALA_CPU_ATTN_SPLIT, end = last / SALA_CPU_ATTN_SPLIT + 1;
     const int n_q = query_count(job, &t);
-    run_split(job, &t, first, w.q, w.m, w.l, w.acc, w.visible, w.kernel);
+    run_split(job, &t, first, w.q, w.m, w.l, w.acc, w.visible, w.shifted, w.kernel);
     for (int64_t s = first + 1; s < end; s++) {
-        run_split(job, &t, s, w.q, w.m2, w.l2, w.acc2, w.visible, w.kernel);
+        run_split(job, &t, s, w.q, w.m2, w.l2, w.acc2, w.visible, w.shifted, w.kernel);
         merge(w.m, w.l, w.acc, w.m2, w.l2, w.acc2, n_q, a->kv.head_dim);
     }
     store_output(job, &t, w.l, w.acc);
@@ -275,7 +334,7 @@ static void split_task(void *user, int task, int worker)
         return;
     }
     load_queries(job, &t, w.q);
-    run_split(job, &t, split, w.q, part, part + n_q, part + 2 * n_q, w.visible, w.kernel);
+    run_split(job, &t, split, w.q, part, part + n_q, part + 2 * n_q, w.visible, w.shifted, w.kernel);
 }
 
 /* ... and then the splits of a tile are merged in order. */

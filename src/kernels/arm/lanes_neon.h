@@ -295,16 +295,4 @@ static inline vf vf_rotate_pairs(vf x, const float *cosines, const float *sines,
     const vf turned = vmulq_f32(vrev64q_f32(x), vld1q_f32(sign));
     return vfmaq_f32(vmulq_f32(turned, vzip1q_f32(s, s)), x, vzip1q_f32(c, c));
 }
-static inline void vf_transpose(vf r[4])
-{
-    const float64x2_t t0 = vreinterpretq_f64_f32(vtrn1q_f32(r[0], r[1]));
-    const float64x2_t t1 = vreinterpretq_f64_f32(vtrn2q_f32(r[0], r[1]));
-    const float64x2_t t2 = vreinterpretq_f64_f32(vtrn1q_f32(r[2], r[3]));
-    const float64x2_t t3 = vreinterpretq_f64_f32(vtrn2q_f32(r[2], r[3]));
-    r[0] = vreinterpretq_f32_f64(vtrn1q_f64(t0, t2));
-    r[1] = vreinterpretq_f32_f64(vtrn1q_f64(t1, t3));
-    r[2] = vreinterpretq_f32_f64(vtrn2q_f64(t0, t2));
-    r[3] = vreinterpretq_f32_f64(vtrn2q_f64(t1, t3));
-}
-
 #endif

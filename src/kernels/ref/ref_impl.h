@@ -233,7 +233,7 @@ static bool all_finite(const float *x, int64_t n)
 
 /* ---- attention ---- */
 
-/* Scores come from a transposed copy of the keys, one lane per key, components in order; the values are added key by
+/* Scores are made one lane per key, components in order; the values are added key by
  * key. Neither order depends on the number of queries. */
 static inline __attribute__((always_inline)) void attn_block(float *acc, float *m, float *l, const float *q,
                                                              const void *k, const void *v, int n_q, int d,
@@ -245,11 +245,10 @@ static inline __attribute__((always_inline)) void attn_block(float *acc, float *
         n_max = n_visible[i] > n_max ? n_visible[i] : n_max;
     if (n_max == 0)
         return;
-    for (int j = 0; j < SALA_KV_BLOCK; j++)
-        for (int c = 0; c < d; c++)
-            kv[c * SALA_KV_BLOCK + j] = j >= n_max ? 0
-                                        : half     ? sala_f16_to_f32(((const uint16_t *)k)[j * d + c])
-                                                   : ((const float *)k)[j * d + c];
+    for (int c = 0; c < d * SALA_KV_BLOCK; c++)
+        kv[c] = c % SALA_KV_BLOCK >= n_max ? 0
+                : half                     ? sala_f16_to_f32(((const uint16_t *)k)[c])
+                                           : ((const float *)k)[c];
     for (int i = 0; i < n_q; i++) {
         if (n_visible[i] == 0)
             continue;
@@ -289,14 +288,16 @@ static inline __attribute__((always_inline)) void attn_block(float *acc, float *
 }
 
 static void attn_block_f32(float *acc, float *m, float *l, const float *q, const void *k, const void *v, int n_q, int d,
-                           const int32_t *n_visible, float *scratch)
+                           const int32_t *n_visible, float *scratch, const void *next)
 {
+    (void)next;
     attn_block(acc, m, l, q, k, v, n_q, d, n_visible, scratch, false);
 }
 
 static void attn_block_f16(float *acc, float *m, float *l, const float *q, const void *k, const void *v, int n_q, int d,
-                           const int32_t *n_visible, float *scratch)
+                           const int32_t *n_visible, float *scratch, const void *next)
 {
+    (void)next;
     attn_block(acc, m, l, q, k, v, n_q, d, n_visible, scratch, true);
 }
 

@@ -166,27 +166,46 @@ static bool all_finite(const float *x, int64_t n)
 
 /* ---- attention ----
  *
- * Scores: the keys are transposed into scratch once per call, so that a lane owns a key and a score is one chain of FMA
- * over the components in order. Values: a lane owns a component, keys are added in order. Both are tiled over queries
- * in registers; a query's numbers do not depend on the tile it is in. */
+ * Scores: a lane owns a key, and a score is one chain of FMA over the components in order. Values: a lane owns a
+ * component, keys are added in order. Both are tiled over queries in registers; a query's numbers do not depend on the
+ * tile it is in. Halves are widened in registers for a few queries, once into scratch for many. */
 
 #define QV 4 /* registers of a query in a tile */
 #define KEY_STEP (QV * LANES)
 
-INLINE void scores_tile(float *s, const float *q, const float *kt, int d, const int n_q)
+INLINE vf load_value(const void *v, int64_t at, int n, bool half)
 {
+    if (half)
+        return n == LANES ? vf_load_half((const uint16_t *)v + at) : vf_load_half_n((const uint16_t *)v + at, n);
+    return n == LANES ? vf_load((const float *)v + at) : vf_load_n((const float *)v + at, n);
+}
+
+/* Asks for [at, at + bytes) of what will be read next; NULL: nothing. */
+INLINE void ask_for(const uint8_t *next, size_t at, size_t bytes)
+{
+    if (next)
+        for (size_t i = 0; i < bytes; i += 64)
+            __builtin_prefetch(next + at + i, 0, 2);
+}
+
+/* next: memory as large as the keys, asked for on the way. */
+INLINE void scores_tile(float *s, const float *q, const void *k, int j, int d, bool half, const uint8_t *next,
+                        const int n_q)
+{
+    const size_t step = SALA_KV_BLOCK * (half ? sizeof(uint16_t) : sizeof(float));
     vf acc[Q_TILE][QV];
     for (int i = 0; i < n_q; i++)
         for (int v = 0; v < QV; v++)
             acc[i][v] = vf_zero();
     for (int c = 0; c < d; c++) {
-        vf k[QV];
+        vf keys[QV];
+        ask_for(next, (size_t)c * step, step);
         for (int v = 0; v < QV; v++)
-            k[v] = vf_load(kt + c * SALA_KV_BLOCK + v * LANES);
+            keys[v] = load_value(k, (int64_t)c * SALA_KV_BLOCK + j + v * LANES, LANES, half);
         for (int i = 0; i < n_q; i++) {
             const vf x = vf_bcast(q + (size_t)i * (size_t)d + c);
             for (int v = 0; v < QV; v++)
-                acc[i][v] = vf_fma(x, k[v], acc[i][v]);
+                acc[i][v] = vf_fma(x, keys[v], acc[i][v]);
         }
     }
     for (int i = 0; i < n_q; i++)
@@ -229,16 +248,9 @@ INLINE void softmax_row(float *s, float *max, float *l, float *acc, int n_visibl
     *max = after;
 }
 
-INLINE vf load_value(const void *v, int64_t at, int n, bool half)
-{
-    if (half)
-        return n == LANES ? vf_load_half((const uint16_t *)v + at) : vf_load_half_n((const uint16_t *)v + at, n);
-    return n == LANES ? vf_load((const float *)v + at) : vf_load_n((const float *)v + at, n);
-}
-
 /* acc[i][c0 ..] += weights times values for n_q queries and n_vec registers, the last of `last` elements. */
-INLINE void values_tile(float *acc, const float *p, const void *v, int d, int c0, int n_keys, bool half, const int n_q,
-                        const int n_vec, const int last)
+INLINE void values_tile(float *acc, const float *p, const void *v, int d, int c0, int n_keys, bool half,
+                        const uint8_t *next, const int n_q, const int n_vec, const int last)
 {
     vf sum[Q_TILE][QV];
     for (int i = 0; i < n_q; i++)
@@ -246,8 +258,10 @@ INLINE void values_tile(float *acc, const float *p, const void *v, int d, int c0
             const float *a = acc + (size_t)i * (size_t)d + c0 + k * LANES;
             sum[i][k] = last == LANES ? vf_load(a) : vf_load_n(a, last);
         }
+    const size_t step = (size_t)d * (half ? sizeof(uint16_t) : sizeof(float));
     for (int j = 0; j < n_keys; j++) {
         vf x[QV];
+        ask_for(next, (size_t)j * step, step);
         for (int k = 0; k < n_vec; k++)
             x[k] = load_value(v, (int64_t)j * d + c0 + k * LANES, last, half);
         for (int i = 0; i < n_q; i++) {
@@ -261,34 +275,16 @@ INLINE void values_tile(float *acc, const float *p, const void *v, int d, int c0
             vf_store(acc + (size_t)i * (size_t)d + c0 + k * LANES, sum[i][k], last);
 }
 
-INLINE void values_rows(float *acc, const float *p, const void *v, int d, int n_keys, bool half, const int n_q)
+INLINE void values_rows(float *acc, const float *p, const void *v, int d, int n_keys, bool half, const uint8_t *next,
+                        const int n_q)
 {
     int c = 0;
     for (; c + QV * LANES <= d; c += QV * LANES)
-        values_tile(acc, p, v, d, c, n_keys, half, n_q, QV, LANES);
+        values_tile(acc, p, v, d, c, n_keys, half, c == 0 ? next : NULL, n_q, QV, LANES);
     for (; c + LANES <= d; c += LANES)
-        values_tile(acc, p, v, d, c, n_keys, half, n_q, 1, LANES);
+        values_tile(acc, p, v, d, c, n_keys, half, c == 0 ? next : NULL, n_q, 1, LANES);
     if (c < d)
-        values_tile(acc, p, v, d, c, n_keys, half, n_q, 1, d - c);
-}
-
-INLINE void transpose_keys(float *kt, const void *k, int d, int n_keys, bool half)
-{
-    for (int j = 0; j < n_keys; j += LANES) {
-        for (int c = 0; c < d; c += LANES) {
-            const int n = d - c < LANES ? d - c : LANES;
-            vf r[LANES];
-            for (int i = 0; i < LANES; i++)
-                r[i] = load_value(k, (int64_t)(j + i) * d + c, n, half);
-            vf_transpose(r);
-            if (n == LANES)
-                for (int i = 0; i < LANES; i++)
-                    vf_store(kt + (c + i) * SALA_KV_BLOCK + j, r[i], LANES);
-            else
-                for (int i = 0; i < n; i++)
-                    vf_store(kt + (c + i) * SALA_KV_BLOCK + j, r[i], LANES);
-        }
-    }
+        values_tile(acc, p, v, d, c, n_keys, half, c == 0 ? next : NULL, n_q, 1, d - c);
 }
 
 static inline int most_visible(const int32_t *n_visible, int n)
@@ -300,18 +296,25 @@ static inline int most_visible(const int32_t *n_visible, int n)
 }
 
 INLINE void attn_block(float *acc, float *m, float *l, const float *q, const void *k, const void *v, int n_q, int d,
-                       const int32_t *n_visible, float *scratch, const bool half)
+                       const int32_t *n_visible, float *scratch, const uint8_t *next, const bool half)
 {
     float *p = scratch, *kv = scratch + (size_t)n_q * SALA_KV_BLOCK;
     const int n_keys = most_visible(n_visible, n_q);
     if (n_keys == 0)
         return;
-    transpose_keys(kv, k, d, n_keys, half);
+    const bool widened = half && n_q > Q_TILE;
+    if (widened)
+        f16_to_f32(kv, k, (int64_t)SALA_KV_BLOCK * d);
 #define SCORES(n)                                                                                                      \
     for (; i + (n) <= n_q; i += (n)) {                                                                                 \
         const int most = most_visible(n_visible + i, n);                                                               \
-        for (int j = 0; j < most; j += KEY_STEP)                                                                       \
-            scores_tile(p + (size_t)i * SALA_KV_BLOCK + j, q + (size_t)i * (size_t)d, kv + j, d, n);                   \
+        for (int j = 0; j < most; j += KEY_STEP) {                                                                     \
+            float *row = p + (size_t)i * SALA_KV_BLOCK + j;                                                            \
+            if (widened)                                                                                               \
+                scores_tile(row, q + (size_t)i * (size_t)d, kv, j, d, false, NULL, n);                                 \
+            else                                                                                                       \
+                scores_tile(row, q + (size_t)i * (size_t)d, k, j, d, half, i == 0 && j == 0 ? v : NULL, n);            \
+        }                                                                                                              \
     }
     int i = 0;
 #if Q_TILE == 6
@@ -328,7 +331,6 @@ INLINE void attn_block(float *acc, float *m, float *l, const float *q, const voi
         else
             memset(row, 0, SALA_KV_BLOCK * sizeof(float));
     }
-    const bool widened = half && n_q > Q_TILE;
     if (widened)
         f16_to_f32(kv, v, (int64_t)n_keys * d);
 #define VALUES(n)                                                                                                      \
@@ -337,9 +339,9 @@ INLINE void attn_block(float *acc, float *m, float *l, const float *q, const voi
         float *a = acc + (size_t)i * (size_t)d;                                                                        \
         const float *w = p + (size_t)i * SALA_KV_BLOCK;                                                                \
         if (widened)                                                                                                   \
-            values_rows(a, w, kv, d, most, false, n);                                                                  \
+            values_rows(a, w, kv, d, most, false, NULL, n);                                                            \
         else                                                                                                           \
-            values_rows(a, w, v, d, most, half, n);                                                                    \
+            values_rows(a, w, v, d, most, half, i == 0 ? next : NULL, n);                                              \
     }
     i = 0;
 #if Q_TILE == 6
@@ -352,15 +354,15 @@ INLINE void attn_block(float *acc, float *m, float *l, const float *q, const voi
 }
 
 static void attn_block_f32(float *acc, float *m, float *l, const float *q, const void *k, const void *v, int n_q, int d,
-                           const int32_t *n_visible, float *scratch)
+                           const int32_t *n_visible, float *scratch, const void *next)
 {
-    attn_block(acc, m, l, q, k, v, n_q, d, n_visible, scratch, false);
+    attn_block(acc, m, l, q, k, v, n_q, d, n_visible, scratch, next, false);
 }
 
 static void attn_block_f16(float *acc, float *m, float *l, const float *q, const void *k, const void *v, int n_q, int d,
-                           const int32_t *n_visible, float *scratch)
+                           const int32_t *n_visible, float *scratch, const void *next)
 {
-    attn_block(acc, m, l, q, k, v, n_q, d, n_visible, scratch, true);
+    attn_block(acc, m, l, q, k, v, n_q, d, n_visible, scratch, next, true);
 }
 
 void OPS_FILL(sala_kernels *out)

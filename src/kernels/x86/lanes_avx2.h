@@ -296,25 +296,4 @@ static inline vf vf_rotate_pairs(vf x, const float *cosines, const float *sines,
     const vf s = _mm256_permutevar8x32_ps(vf_load_n(sines, n), twice);
     return _mm256_fmaddsub_ps(x, c, _mm256_mul_ps(_mm256_permute_ps(x, 0xb1), s));
 }
-static inline void vf_transpose(vf r[8])
-{
-    vf t[8];
-    for (int i = 0; i < 8; i += 2) {
-        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 8; i += 4) {
-        r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
-        r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
-        r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
-        r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
-    }
-    for (int b = 0; b < 4; b++) {
-        t[b] = _mm256_permute2f128_ps(r[b], r[4 + b], 0x20);
-        t[4 + b] = _mm256_permute2f128_ps(r[b], r[4 + b], 0x31);
-    }
-    for (int i = 0; i < 8; i++)
-        r[i] = t[i];
-}
-
 #endif

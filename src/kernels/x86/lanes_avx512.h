@@ -255,31 +255,4 @@ static inline vf vf_rotate_pairs(vf x, const float *cosines, const float *sines,
              s = _mm512_permutexvar_ps(twice, vf_load_n(sines, n));
     return _mm512_fmaddsub_ps(x, c, _mm512_mul_ps(_mm512_permute_ps(x, 0xb1), s));
 }
-static inline void vf_transpose(vf r[16])
-{
-    vf t[16];
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) {
-        r[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
-        r[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
-        r[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
-        r[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
-    }
-    /* r[4a + b] holds column 4k + b of rows 4a..4a+3 in quarter k: now a 4 x 4 transposition of quarters. */
-    for (int b = 0; b < 4; b++) {
-        const vf u0 = _mm512_shuffle_f32x4(r[b], r[4 + b], 0x88), u1 = _mm512_shuffle_f32x4(r[b], r[4 + b], 0xdd);
-        const vf u2 = _mm512_shuffle_f32x4(r[8 + b], r[12 + b], 0x88);
-        const vf u3 = _mm512_shuffle_f32x4(r[8 + b], r[12 + b], 0xdd);
-        t[b] = _mm512_shuffle_f32x4(u0, u2, 0x88);
-        t[8 + b] = _mm512_shuffle_f32x4(u0, u2, 0xdd);
-        t[4 + b] = _mm512_shuffle_f32x4(u1, u3, 0x88);
-        t[12 + b] = _mm512_shuffle_f32x4(u1, u3, 0xdd);
-    }
-    for (int i = 0; i < 16; i++)
-        r[i] = t[i];
-}
-
 #endif
