@@ -145,6 +145,18 @@ static char *hub_snapshot(const char *repo)
     return dir;
 }
 
+typedef struct hub_kinds {
+    bool gguf, safetensors;
+} hub_kinds;
+
+static bool hub_kind(void *user, const char *name)
+{
+    hub_kinds *k = user;
+    k->gguf |= ends_with(name, ".gguf");
+    k->safetensors |= ends_with(name, ".safetensors");
+    return true;
+}
+
 static bool hub_repo(void *user, const char *folder)
 {
     walk *w = user;
@@ -162,7 +174,11 @@ static bool hub_repo(void *user, const char *folder)
     if (dir) {
         char *config = sala_path_join(dir, "config.json");
         char *tokenizer = sala_path_join(dir, "tokenizer.json");
-        if (config && tokenizer && (sala_os_is_file(config) || sala_os_is_file(tokenizer)))
+        hub_kinds k = {0};
+        sala_os_list_dir(dir, hub_kind, &k);
+        /* Beside GGUF files a config.json is only a note about where they came from. */
+        const bool checkpoint = k.safetensors || !k.gguf;
+        if (checkpoint && config && tokenizer && (sala_os_is_file(config) || sala_os_is_file(tokenizer)))
             report(w, name, dir, "huggingface", dir_bytes(dir));
         walk inner = *w;
         inner.dir = dir;

@@ -92,6 +92,7 @@ echo abc >"$HF_HOME/hub/models--org--tiny-model/refs/main"
 cp -r "$model" "$HF_HOME/hub/models--org--tiny-model/snapshots/abc"
 mkdir -p "$HF_HOME/hub/models--org--quants/snapshots/def"
 cp "$SALA_CACHE/models/own.gguf" "$HF_HOME/hub/models--org--quants/snapshots/def/tiny-F16.gguf"
+cp "$model/config.json" "$HF_HOME/hub/models--org--quants/snapshots/def"
 sum=$(printf '%064d' 7)
 cp "$SALA_CACHE/models/own.gguf" "$OLLAMA_MODELS/blobs/sha256-$sum"
 manifest='{"layers":[{"mediaType":"application/vnd.ollama.image.license","digest":"sha256:00"},{"mediaType":"application/vnd.ollama.image.model","digest":"sha256:'$sum'"}]}'

@@ -88,8 +88,8 @@ Misuse names the option, the value and what is allowed, and exits with 2.
   sala run: -n: '99999999999999999999' is not a whole number of at least -1; 4K means 4096
   See 'sala run -h'.
   [2]
-  $ sala run $MODEL -c 0
-  sala run: -c: '0' is not a whole number of at least 1; 4K means 4096
+  $ sala run $MODEL -c -1
+  sala run: -c: '-1' is not a whole number of at least 0; 4K means 4096
   See 'sala run -h'.
   [2]
   $ sala run $MODEL --kv q8
