@@ -55,6 +55,24 @@ const sala_tensor *sala_checkpoint_tensor(const sala_checkpoint *c, sala_tensor_
     return c->gguf ? sala_gguf_tensor(c->gguf, name) : c->st ? sala_safetensors_tensor(c->st, name) : NULL;
 }
 
+void sala_checkpoint_drop_pages(const sala_checkpoint *c)
+{
+    /* Tensors mostly stand in the order of the file: runs without gaps larger than a page are one call. */
+    const sala_tensor_list list = sala_checkpoint_tensors(c);
+    const uint8_t *begin = NULL, *end = NULL;
+    for (size_t i = 0; i < list.count; i++) {
+        const uint8_t *data = list.items[i].data;
+        if (!end || data < end || data - end > 4096) {
+            if (end)
+                sala_os_map_drop(begin, (size_t)(end - begin));
+            begin = data;
+        }
+        end = data + list.items[i].bytes;
+    }
+    if (end)
+        sala_os_map_drop(begin, (size_t)(end - begin));
+}
+
 uint64_t sala_checkpoint_bytes(const sala_checkpoint *c)
 {
     const sala_tensor_list list = sala_checkpoint_tensors(c);

@@ -19,6 +19,8 @@ sala_status sala_checkpoint_open(sala_checkpoint *out, const char *path, bool wa
 void sala_checkpoint_close(sala_checkpoint *c);
 sala_tensor_list sala_checkpoint_tensors(const sala_checkpoint *c);
 const sala_tensor *sala_checkpoint_tensor(const sala_checkpoint *c, sala_tensor_role role, int layer); /* or NULL */
+/* Gives the mapped pages of all tensors back to the system; they come again from the file when touched. */
+void sala_checkpoint_drop_pages(const sala_checkpoint *c);
 uint64_t sala_checkpoint_bytes(const sala_checkpoint *c); /* of all tensors */
 
 #endif

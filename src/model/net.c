@@ -101,7 +101,34 @@ static size_t vector_elements(const sala_config *c)
     return (size_t)(layer * c->n_layers + c->n_embd + 16);
 }
 
-static sala_status load_layer(loader *ld, int l)
+static sala_status load_vectors(loader *ld, int l)
+{
+    const sala_config *c = ld->net->config;
+    sala_layer *w = &ld->net->layers[l];
+    const int64_t h = c->n_embd, f = c->n_ff, d = c->head_dim;
+    const int64_t q = c->n_heads * d, kv = c->n_kv_heads * d;
+    const struct {
+        sala_act **out;
+        sala_tensor_role role;
+        int64_t n;
+        bool required;
+    } vectors[] = {
+        {&w->attn_norm, SALA_T_ATTN_NORM, h, true},        {&w->ffn_norm, SALA_T_FFN_NORM, h, true},
+        {&w->q_norm, SALA_T_Q_NORM, d, c->qk_norm},        {&w->k_norm, SALA_T_K_NORM, d, c->qk_norm},
+        {&w->q_bias, SALA_T_Q_BIAS, q, c->qkv_bias},       {&w->k_bias, SALA_T_K_BIAS, kv, c->qkv_bias},
+        {&w->v_bias, SALA_T_V_BIAS, kv, c->qkv_bias},      {&w->o_bias, SALA_T_O_BIAS, h, c->o_bias},
+        {&w->gate_bias, SALA_T_GATE_BIAS, f, c->mlp_bias}, {&w->up_bias, SALA_T_UP_BIAS, f, c->mlp_bias},
+        {&w->down_bias, SALA_T_DOWN_BIAS, h, c->mlp_bias},
+    };
+    for (size_t i = 0; i < SALA_ARRAY_LEN(vectors); i++) {
+        const sala_status st = load_vector(ld, vectors[i].out, vectors[i].role, l, vectors[i].n, vectors[i].required);
+        if (st != SALA_OK)
+            return st;
+    }
+    return SALA_OK;
+}
+
+static sala_status load_matrices(loader *ld, int l)
 {
     const sala_config *c = ld->net->config;
     sala_layer *w = &ld->net->layers[l];
@@ -116,30 +143,15 @@ static sala_status load_layer(loader *ld, int l)
         {&w->o, SALA_T_O, h, q},       {&w->gate, SALA_T_GATE, f, h}, {&w->up, SALA_T_UP, f, h},
         {&w->down, SALA_T_DOWN, h, f},
     };
-    const struct {
-        sala_act **out;
-        sala_tensor_role role;
-        int64_t n;
-        bool required;
-    } vectors[] = {
-        {&w->attn_norm, SALA_T_ATTN_NORM, h, true},        {&w->ffn_norm, SALA_T_FFN_NORM, h, true},
-        {&w->q_norm, SALA_T_Q_NORM, d, c->qk_norm},        {&w->k_norm, SALA_T_K_NORM, d, c->qk_norm},
-        {&w->q_bias, SALA_T_Q_BIAS, q, c->qkv_bias},       {&w->k_bias, SALA_T_K_BIAS, kv, c->qkv_bias},
-        {&w->v_bias, SALA_T_V_BIAS, kv, c->qkv_bias},      {&w->o_bias, SALA_T_O_BIAS, h, c->o_bias},
-        {&w->gate_bias, SALA_T_GATE_BIAS, f, c->mlp_bias}, {&w->up_bias, SALA_T_UP_BIAS, f, c->mlp_bias},
-        {&w->down_bias, SALA_T_DOWN_BIAS, h, c->mlp_bias},
-    };
     for (size_t i = 0; i < SALA_ARRAY_LEN(matrices); i++) {
         const sala_status st =
             load_matrix(ld, matrices[i].out, matrices[i].role, l, matrices[i].rows, matrices[i].cols);
         if (st != SALA_OK)
             return st;
     }
-    for (size_t i = 0; i < SALA_ARRAY_LEN(vectors); i++) {
-        const sala_status st = load_vector(ld, vectors[i].out, vectors[i].role, l, vectors[i].n, vectors[i].required);
-        if (st != SALA_OK)
-            return st;
-    }
+    /* Packing drops what it has read, but a fault maps more than one page: several threads bring dropped pages back. */
+    if (ld->net->be->ops->weight_bytes(w->down) > 0)
+        sala_checkpoint_drop_pages(&ld->net->files);
     return SALA_OK;
 }
 
@@ -248,17 +260,20 @@ sala_status sala_net_open(sala_net **out, sala_checkpoint *files, sala_backend *
     }
     ld.next_vector = net->vectors;
 
-    st = load_matrix(&ld, &net->embed, SALA_T_EMBED, -1, c->n_vocab, c->n_embd);
+    /* Vectors first: reading them later would map pages again that packing has dropped. */
+    st = load_vector(&ld, &net->out_norm, SALA_T_OUT_NORM, -1, c->n_embd, true);
+    for (int l = 0; l < c->n_layers && st == SALA_OK; l++)
+        st = load_vectors(&ld, l);
+    if (st == SALA_OK)
+        st = load_matrix(&ld, &net->embed, SALA_T_EMBED, -1, c->n_vocab, c->n_embd);
     if (st != SALA_OK)
         goto out;
     if (c->tied_head)
         net->head = net->embed;
     else
         st = load_matrix(&ld, &net->head, SALA_T_HEAD, -1, c->n_vocab, c->n_embd);
-    if (st == SALA_OK)
-        st = load_vector(&ld, &net->out_norm, SALA_T_OUT_NORM, -1, c->n_embd, true);
     for (int l = 0; l < c->n_layers && st == SALA_OK; l++)
-        st = load_layer(&ld, l);
+        st = load_matrices(&ld, l);
     if (st == SALA_OK)
         st = make_scratch(net, err);
 out:
