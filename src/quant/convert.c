@@ -165,8 +165,11 @@ static sala_status write_text(const sala_plan *p, const char *dir, sala_gguf_wri
     }
     if (st != SALA_OK)
         return st;
-    st = sala_tokenizer_write_gguf(t, w, p->config.n_vocab, err);
+    const char *notice;
+    st = sala_tokenizer_write_gguf(t, w, p->config.n_vocab, &notice, err);
     if (st == SALA_OK) {
+        if (notice)
+            sala_plan_notice(p, "%s", notice);
         write_end_of_turn(&p->config, t, w);
         st = sala_chat_template_of_dir(&source, dir, false, err);
     }

@@ -1,5 +1,5 @@
 /* tokenizer.json from a GGUF vocabulary. Byte-level BPE comes with its merges and the name of its pre-tokenizer;
- * SentencePiece BPE has scores instead, from which the merges follow: a pair may merge when the joined text is a piece,
+ * SentencePiece BPE with merges or, nearly always, with scores alone, from which the merges follow: a pair may merge when the joined text is a piece,
  * and the higher its score the earlier. */
 #include "quant/export.h"
 
@@ -24,6 +24,7 @@ typedef struct vocabulary {
     int32_t *slots; /* open addressing over the texts; -1 empty */
     uint64_t mask;
     bool is_spm;
+    bool has_merges;
 } vocabulary;
 
 static void free_vocabulary(vocabulary *v)
@@ -76,6 +77,7 @@ static const char *read_vocabulary(vocabulary *v, sala_status *st, sala_error *e
     v->is_spm = len == 5 && memcmp(model, "llama", 5) == 0;
     if (!v->is_spm && !(len == 4 && memcmp(model, "gpt2", 4) == 0))
         return "only byte-level and SentencePiece BPE vocabularies can be written";
+    v->has_merges = sala_gguf_find(v->g, "tokenizer.ggml.merges") != NULL;
     v->count = (int64_t)tokens->count;
     v->mask = 1;
     while (v->mask < 2 * tokens->count)
@@ -340,8 +342,12 @@ static sala_status put_byte_level(sala_buf *b, const vocabulary *v, const sala_t
 
 static void put_sentencepiece(sala_buf *b, const vocabulary *v, const sala_tokenizer *t)
 {
-    bool prefix = true, bytes = false;
+    bool prefix = true, bytes = false, fuse_unk = true, ignore_merges = false;
     (void)sala_gguf_get_bool(v->g, "tokenizer.ggml.add_space_prefix", &prefix);
+    if (v->has_merges) {
+        (void)sala_gguf_get_bool(v->g, "tokenizer.ggml.fuse_unk", &fuse_unk);
+        (void)sala_gguf_get_bool(v->g, "tokenizer.ggml.ignore_merges", &ignore_merges);
+    }
     for (int64_t i = 0; i < v->count; i++)
         bytes |= v->items[i].type == TYPE_BYTE;
     sala_buf_add_str(b, "  \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [");
@@ -362,9 +368,9 @@ static void put_sentencepiece(sala_buf *b, const vocabulary *v, const sala_token
     else
         sala_buf_add_str(b, "null");
     sala_buf_printf(b,
-                    ", \"continuing_subword_prefix\": null, \"end_of_word_suffix\": null, \"fuse_unk\": true, "
-                    "\"byte_fallback\": %s, \"ignore_merges\": false,\n",
-                    bytes ? "true" : "false");
+                    ", \"continuing_subword_prefix\": null, \"end_of_word_suffix\": null, \"fuse_unk\": %s, "
+                    "\"byte_fallback\": %s, \"ignore_merges\": %s,\n",
+                    fuse_unk ? "true" : "false", bytes ? "true" : "false", ignore_merges ? "true" : "false");
 }
 
 static sala_status tokenizer_json(sala_buf *b, const vocabulary *v, const sala_tokenizer *t, sala_error *err)
@@ -380,7 +386,7 @@ static sala_status tokenizer_json(sala_buf *b, const vocabulary *v, const sala_t
     }
     put_vocab(b, v);
     sala_buf_add_str(b, "    \"merges\": [");
-    const sala_status st = v->is_spm ? put_derived_merges(b, v, err) : put_stored_merges(b, v, err);
+    const sala_status st = v->is_spm && !v->has_merges ? put_derived_merges(b, v, err) : put_stored_merges(b, v, err);
     sala_buf_add_str(b, "\n    ]\n  }\n}\n");
     if (st == SALA_OK && b->failed)
         return sala_fail_memory(err, b->cap);

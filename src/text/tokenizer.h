@@ -69,8 +69,9 @@ void sala_detokenizer_flush(sala_detokenizer *d, sala_buf *out);
 
 /* For writers of GGUF and other converters: everything that GGUF's tokenizer.ggml.* keys need, or an error that says
  * why this tokenizer cannot be written so. Writes the keys into w. `n_embd_rows`: the vocabulary is padded to this
- * size. */
+ * size. *notice (may be NULL): a line that users should read, static, or NULL: other programs will not tokenise from
+ * this file exactly as sala does. */
 sala_status sala_tokenizer_write_gguf(const sala_tokenizer *t, sala_gguf_writer *w, int32_t n_embd_rows,
-                                      sala_error *err);
+                                      const char **notice, sala_error *err);
 
 #endif

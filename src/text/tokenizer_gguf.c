@@ -1,5 +1,6 @@
-/* The tokenizer in GGUF metadata, keys tokenizer.ggml.*: "llama" (SentencePiece BPE by score), "gpt2" (byte-level BPE)
- * and "t5" (unigram). Behaviour where the metadata leave it open is llama.cpp's. */
+/* The tokenizer in GGUF metadata, keys tokenizer.ggml.*: "llama" (SentencePiece BPE by score, or by merges where the
+ * file has them), "gpt2" (byte-level BPE) and "t5" (unigram). Behaviour where the metadata leave it open is
+ * llama.cpp's. */
 #include "text/tokenizer_impl.h"
 
 #define KEY(name) "tokenizer.ggml." name
@@ -119,41 +120,7 @@ static sala_status special_ids(sala_tokenizer *t, const sala_gguf *g, int32_t bo
     return st == SALA_OK ? special_id(t, g, KEY("unknown_token_id"), unk, &t->unk, err) : st;
 }
 
-/* ---- llama ---- */
-
-static sala_status read_llama(sala_tokenizer *t, const sala_gguf *g, bool has_scores, sala_error *err)
-{
-    bool prefix = true;
-    sala_gguf_get_bool(g, KEY("add_space_prefix"), &prefix);
-    if (!has_scores)
-        return sala_fail(err, SALA_E_CORRUPT, "the tokenizer is \"llama\", but " KEY("scores") " is missing");
-    sala_status st = special_ids(t, g, 1, 2, 0, err);
-    if (st == SALA_OK)
-        st = add_tokens(t, true, err);
-    if (st != SALA_OK)
-        return st;
-    t->model = SALA_MODEL_BPE;
-    t->bpe.by_score = true;
-    /* A space in front of every stretch of text between tokens, then all spaces made visible. */
-    sala_norm_step *f = prefix ? sala_tokenizer_add_norm(t, SALA_NORM_PREPEND) : NULL;
-    bool ok = true;
-    if (prefix && (ok = f != NULL && (f->to = sala_strdup(SALA_META)) != NULL))
-        f->to_len = SALA_META_LEN;
-    f = ok ? sala_tokenizer_add_norm(t, SALA_NORM_REPLACE) : NULL;
-    if ((ok = f != NULL && (f->from = sala_strdup(" ")) != NULL && (f->to = sala_strdup(SALA_META)) != NULL)) {
-        f->from_len = 1;
-        f->to_len = SALA_META_LEN;
-    }
-    ok = ok && sala_decoder_llama(&t->decoder, prefix) && sala_bpe_init(&t->bpe, (uint64_t)t->vocab.count);
-    st = ok ? sala_bpe_set_symbols(t, err) : sala_fail_memory(err, (uint64_t)t->vocab.count * sizeof(sala_pair));
-    t->bpe.byte_fallback = t->bpe.all_bytes;
-    t->fuse_unknown = !t->bpe.byte_fallback;
-    if (st == SALA_OK)
-        st = sala_bpe_merges_from_scores(t, err);
-    return st == SALA_OK ? set_affixes(t, g, true, false, err) : st;
-}
-
-/* ---- gpt2 ---- */
+/* ---- merges ---- */
 
 static sala_status read_merges(sala_tokenizer *t, const sala_gguf *g, sala_error *err)
 {
@@ -201,6 +168,64 @@ static sala_status read_merges(sala_tokenizer *t, const sala_gguf *g, sala_error
     sala_buf_free(&both);
     return st;
 }
+
+/* ---- llama ---- */
+
+static sala_status merges_by_score(sala_tokenizer *t, sala_error *err)
+{
+    sala_status st = sala_bpe_init(&t->bpe, (uint64_t)t->vocab.count)
+                         ? sala_bpe_set_symbols(t, err)
+                         : sala_fail_memory(err, (uint64_t)t->vocab.count * sizeof(sala_pair));
+    t->bpe.byte_fallback = t->bpe.all_bytes;
+    t->fuse_unknown = !t->bpe.byte_fallback;
+    return st == SALA_OK ? sala_bpe_merges_from_scores(t, err) : st;
+}
+
+/* Hugging Face's BPE over the same text. Only files with merges beside the scores have this; what its two flags are
+ * where the keys are missing is what conversions of SentencePiece models have. */
+static sala_status merges_by_rank(sala_tokenizer *t, const sala_gguf *g, sala_error *err)
+{
+    sala_bpe *b = &t->bpe;
+    b->fuse_unk = true;
+    sala_gguf_get_bool(g, KEY("fuse_unk"), &b->fuse_unk);
+    sala_gguf_get_bool(g, KEY("ignore_merges"), &b->ignore_merges);
+    for (int32_t id = 0; id < t->vocab.count; id++) {
+        sala_piece *p = &t->vocab.items[id];
+        b->byte_fallback |= p->type == SALA_PIECE_BYTE;
+        p->in_model = p->in_model && p->type != SALA_PIECE_UNUSED; /* padding up to the rows of the embedding */
+    }
+    return read_merges(t, g, err);
+}
+
+static sala_status read_llama(sala_tokenizer *t, const sala_gguf *g, bool has_scores, sala_error *err)
+{
+    bool prefix = true;
+    sala_gguf_get_bool(g, KEY("add_space_prefix"), &prefix);
+    if (!has_scores)
+        return sala_fail(err, SALA_E_CORRUPT, "the tokenizer is \"llama\", but " KEY("scores") " is missing");
+    sala_status st = special_ids(t, g, 1, 2, 0, err);
+    if (st == SALA_OK)
+        st = add_tokens(t, true, err);
+    if (st != SALA_OK)
+        return st;
+    t->model = SALA_MODEL_BPE;
+    t->bpe.by_score = sala_gguf_find(g, KEY("merges")) == NULL;
+    /* A space in front of every stretch of text between tokens, then all spaces made visible. */
+    sala_norm_step *f = prefix ? sala_tokenizer_add_norm(t, SALA_NORM_PREPEND) : NULL;
+    bool ok = true;
+    if (prefix && (ok = f != NULL && (f->to = sala_strdup(SALA_META)) != NULL))
+        f->to_len = SALA_META_LEN;
+    f = ok ? sala_tokenizer_add_norm(t, SALA_NORM_REPLACE) : NULL;
+    if ((ok = f != NULL && (f->from = sala_strdup(" ")) != NULL && (f->to = sala_strdup(SALA_META)) != NULL)) {
+        f->from_len = 1;
+        f->to_len = SALA_META_LEN;
+    }
+    ok = ok && sala_decoder_llama(&t->decoder, prefix);
+    st = !ok ? sala_fail_memory(err, 64) : t->bpe.by_score ? merges_by_score(t, err) : merges_by_rank(t, g, err);
+    return st == SALA_OK ? set_affixes(t, g, true, false, err) : st;
+}
+
+/* ---- gpt2 ---- */
 
 static sala_status read_gpt2(sala_tokenizer *t, const sala_gguf *g, sala_error *err)
 {

@@ -75,60 +75,67 @@ static bool is_llama_like(const sala_tokenizer *t, bool *prefix)
            n[i].from[0] == ' ' && n[i].to_len == SALA_META_LEN && memcmp(n[i].to, SALA_META, SALA_META_LEN) == 0;
 }
 
-/* Scores that give the merges' order back: every merge into one piece must stand together, and every way to cut a piece
- * in two must be among them. */
-static sala_status scores_of_merges(const sala_tokenizer *t, float *scores, sala_error *err)
+/* Whether a reader that knows pieces and scores only would treat a piece's text as a whole, and characters that no
+ * piece spells, as this tokenizer does. */
+static bool only_merges_matter(const sala_tokenizer *t)
+{
+    const sala_bpe *b = &t->bpe;
+    const bool bytes = b->byte_fallback && b->all_bytes;
+    return !b->ignore_merges && (bytes || (t->unk >= 0 && b->fuse_unk && !b->byte_fallback && !b->all_bytes));
+}
+
+/* The best scores there are: the lower the rank of the first merge into a piece, the higher. *exact: they give all
+ * merges back, because every merge into one piece stands together and every way to cut a piece in two is among them. */
+static sala_status scores_of_merges(const sala_tokenizer *t, float *scores, bool *exact, sala_error *err)
 {
     const sala_vocab *v = &t->vocab;
     numbered_pair *p = sorted_pairs(&t->bpe);
     int32_t *n_ways = calloc((size_t)v->count + 1, sizeof *n_ways);
-    sala_status st = p == NULL || n_ways == NULL ? sala_fail_memory(err, t->bpe.n_pairs * sizeof *p) : SALA_OK;
-    const char *why = NULL;
-    int32_t who = -1;
-    for (uint64_t k = 0; st == SALA_OK && k < t->bpe.n_pairs && why == NULL; k++) {
-        const int32_t id = p[k].id;
-        const bool again = k > 0 && p[k - 1].id == id;
-        if (n_ways[id] > 0 && !again) {
-            why = "merges into it stand apart";
-            who = id;
-        }
-        n_ways[id]++;
-        scores[id] = again ? scores[id] : -(float)k;
+    *exact = only_merges_matter(t);
+    if (p == NULL || n_ways == NULL) {
+        free(p);
+        free(n_ways);
+        return sala_fail_memory(err, t->bpe.n_pairs * sizeof *p);
     }
-    for (int32_t id = 0; st == SALA_OK && id < v->count && why == NULL; id++) {
+    for (uint64_t k = 0; k < t->bpe.n_pairs; k++) {
+        const int32_t id = p[k].id;
+        if (n_ways[id] == 0)
+            scores[id] = -(float)k;
+        else if (p[k - 1].id != id)
+            *exact = false;
+        n_ways[id]++;
+    }
+    for (int32_t id = 0; id < v->count; id++) {
         const char *s = sala_vocab_text(v, id);
         const size_t len = v->items[id].len;
         if (!v->items[id].in_model || v->items[id].special || sala_byte_piece_value(s, len) >= 0 || len == 0)
             continue;
-        if (len > SALA_TOK_MAX_PIECE) {
-            why = "it is too long";
-            who = id;
-            break;
-        }
+        if (n_ways[id] == 0)
+            scores[id] = -(float)t->bpe.n_pairs - 1;
+        *exact = *exact && len <= SALA_TOK_MAX_PIECE;
         int32_t ways = 0;
-        for (size_t cut = sala_utf8_len(s[0]); cut < len; cut += sala_utf8_len(s[cut])) {
+        for (size_t cut = sala_utf8_len(s[0]); *exact && cut < len; cut += sala_utf8_len(s[cut])) {
             const int32_t left = sala_vocab_find(v, s, cut), right = sala_vocab_find(v, s + cut, len - cut);
             ways += left >= 0 && right >= 0 && v->items[left].in_model && v->items[right].in_model;
         }
-        if (ways != n_ways[id]) {
-            why = "not every way to cut it is a merge";
-            who = id;
-        }
-        if (n_ways[id] == 0)
-            scores[id] = -(float)t->bpe.n_pairs - 1;
+        *exact = *exact && ways == n_ways[id];
     }
-    if (why != NULL)
-        st = sala_fail(err, SALA_E_UNSUPPORTED, "GGUF cannot hold these merges as scores: token %d \"%.*s\", %s", who,
-                       v->items[who].len > 60 ? 60 : (int)v->items[who].len, sala_vocab_text(v, who), why);
     free(p);
     free(n_ways);
-    return st;
+    return SALA_OK;
 }
 
 static void write_id(sala_gguf_writer *w, const char *key, int32_t id)
 {
     if (id >= 0)
         sala_gguf_write_u32(w, key, (uint32_t)id);
+}
+
+/* An entry is two pieces with a space between. Byte-level pieces hold no other space; for those by characters it is
+ * checked. */
+static bool is_one_word(const sala_vocab *v, int32_t id)
+{
+    return v->items[id].len > 0 && memchr(sala_vocab_text(v, id), ' ', v->items[id].len) == NULL;
 }
 
 static sala_status write_merges(const sala_tokenizer *t, sala_gguf_writer *w, sala_error *err)
@@ -148,6 +155,13 @@ static sala_status write_merges(const sala_tokenizer *t, sala_gguf_writer *w, sa
         st = sala_fail_memory(err, n * (sizeof *p + sizeof *list));
     size_t at = 0;
     for (uint64_t k = 0; st == SALA_OK && k < n; k++) {
+        if (!t->bpe.byte_level && !(is_one_word(v, p[k].left) && is_one_word(v, p[k].right))) {
+            st =
+                sala_fail(err, SALA_E_UNSUPPORTED,
+                          "GGUF cannot hold the merge of tokens %d and %d, because one of them has a space or is empty",
+                          p[k].left, p[k].right);
+            break;
+        }
         const size_t len = (size_t)v->items[p[k].left].len + v->items[p[k].right].len + 1;
         list[k] = (sala_gguf_str){text.data + at, len};
         at += len;
@@ -160,7 +174,8 @@ static sala_status write_merges(const sala_tokenizer *t, sala_gguf_writer *w, sa
     return st;
 }
 
-static int32_t type_of(const sala_tokenizer *t, int32_t id)
+/* with_merges: readers that use the merges spell unknown characters by bytes if there is a piece of type "byte". */
+static int32_t type_of(const sala_tokenizer *t, int32_t id, bool with_merges)
 {
     const sala_piece *p = &t->vocab.items[id];
     if (id == t->unk && !t->bpe.byte_level)
@@ -169,17 +184,21 @@ static int32_t type_of(const sala_tokenizer *t, int32_t id)
         return SALA_PIECE_CONTROL;
     if (p->type != SALA_PIECE_NORMAL)
         return p->type;
-    return !t->bpe.byte_level && sala_byte_piece_value(sala_vocab_text(&t->vocab, id), p->len) >= 0 ? SALA_PIECE_BYTE
-                                                                                                    : SALA_PIECE_NORMAL;
+    if (p->added && with_merges && !t->bpe.byte_level)
+        return SALA_PIECE_USER;
+    const bool byte = !t->bpe.byte_level && sala_byte_piece_value(sala_vocab_text(&t->vocab, id), p->len) >= 0;
+    return byte && (t->bpe.byte_fallback || !with_merges) ? SALA_PIECE_BYTE : SALA_PIECE_NORMAL;
 }
 
 sala_status sala_tokenizer_write_gguf(const sala_tokenizer *t, sala_gguf_writer *w, int32_t n_embd_rows,
-                                      sala_error *err)
+                                      const char **notice, sala_error *err)
 {
     const sala_vocab *v = &t->vocab;
     const int32_t n = n_embd_rows;
     bool prefix = false;
     sala_status st = SALA_OK;
+    if (notice != NULL)
+        *notice = NULL;
     if (n < v->count || n > SALA_TOK_MAX_IDS)
         return sala_fail(err, SALA_E_INVALID, "the vocabulary has ids up to %d, the embedding %d rows", v->count - 1,
                          n);
@@ -204,18 +223,21 @@ sala_status sala_tokenizer_write_gguf(const sala_tokenizer *t, sala_gguf_writer 
     for (int32_t id = 0; st == SALA_OK && id < n; id++) {
         if (id < v->count && v->items[id].type != SALA_PIECE_NONE) {
             tokens[id] = (sala_gguf_str){sala_vocab_text(v, id), v->items[id].len};
-            types[id] = type_of(t, id);
             scores[id] = v->items[id].score;
         } else {
             snprintf(names[id], sizeof *names, "[PAD%d]", id);
             tokens[id] = (sala_gguf_str){names[id], strlen(names[id])};
-            types[id] = SALA_PIECE_UNUSED;
             scores[id] = -1e9f;
         }
     }
     const bool by_rank_of_characters = t->model == SALA_MODEL_BPE && !t->bpe.byte_level && !t->bpe.by_score;
+    bool exact = true;
     if (st == SALA_OK && by_rank_of_characters)
-        st = scores_of_merges(t, scores, err);
+        st = scores_of_merges(t, scores, &exact, err);
+    const bool with_merges = t->bpe.byte_level || !exact;
+    for (int32_t id = 0; st == SALA_OK && id < n; id++)
+        types[id] =
+            id < v->count && v->items[id].type != SALA_PIECE_NONE ? type_of(t, id, with_merges) : SALA_PIECE_UNUSED;
     const char *model = t->model == SALA_MODEL_UNIGRAM ? "t5" : t->bpe.byte_level ? "gpt2" : "llama";
     if (st == SALA_OK) {
         const char *pre = t->bpe.byte_level ? t->pre_name : "default";
@@ -225,7 +247,7 @@ sala_status sala_tokenizer_write_gguf(const sala_tokenizer *t, sala_gguf_writer 
         sala_gguf_write_array(w, KEY("token_type"), SALA_GGUF_I32, types, (uint64_t)n);
         if (!t->bpe.byte_level)
             sala_gguf_write_array(w, KEY("scores"), SALA_GGUF_F32, scores, (uint64_t)n);
-        if (t->bpe.byte_level)
+        if (with_merges)
             st = write_merges(t, w, err);
     }
     free(tokens);
@@ -236,7 +258,19 @@ sala_status sala_tokenizer_write_gguf(const sala_tokenizer *t, sala_gguf_writer 
         return st;
     write_id(w, KEY("bos_token_id"), t->bos);
     write_id(w, KEY("eos_token_id"), t->eos);
-    write_id(w, KEY("unknown_token_id"), sala_tokenizer_unk(t));
+    /* Readers take the first token when the key is missing, but here there must be none. */
+    if (!exact && t->unk < 0 && !(t->bpe.byte_fallback && t->bpe.all_bytes))
+        sala_gguf_write_u32(w, KEY("unknown_token_id"), UINT32_MAX);
+    else
+        write_id(w, KEY("unknown_token_id"), sala_tokenizer_unk(t));
+    if (!exact && t->bpe.ignore_merges)
+        sala_gguf_write_bool(w, KEY("ignore_merges"), true);
+    if (!exact && !t->bpe.fuse_unk)
+        sala_gguf_write_bool(w, KEY("fuse_unk"), false);
+    if (!exact && notice != NULL)
+        *notice =
+            "the scores of a \"llama\" tokenizer cannot say all that this one does, so its merges were written beside "
+            "them; llama.cpp reads the scores only and will cut some texts into other tokens";
     write_id(w, KEY("padding_token_id"), t->pad);
     sala_gguf_write_bool(w, KEY("add_bos_token"), sala_tokenizer_adds_bos(t));
     sala_gguf_write_bool(w, KEY("add_eos_token"), sala_tokenizer_adds_eos(t));

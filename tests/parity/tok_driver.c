@@ -180,13 +180,16 @@ int main(int argc, char **argv)
         speed(t, argv[4]);
     } else if (strcmp(argv[3], "gguf") == 0 && argc > 5) {
         sala_gguf_writer *w;
+        const char *notice;
         if (sala_gguf_writer_open(&w, argv[4], &err) != SALA_OK)
             die(argv[4]);
         sala_gguf_write_str(w, "general.architecture", "llama", 5);
-        if (sala_tokenizer_write_gguf(t, w, atoi(argv[5]), &err) != SALA_OK) {
+        if (sala_tokenizer_write_gguf(t, w, atoi(argv[5]), &notice, &err) != SALA_OK) {
             sala_gguf_writer_abort(w);
             die("write_gguf");
         }
+        if (notice != NULL)
+            printf("%s\n", notice);
         if (sala_gguf_writer_begin_data(w, &err) != SALA_OK || sala_gguf_writer_commit(w, &err) != SALA_OK)
             die(argv[4]);
     } else {

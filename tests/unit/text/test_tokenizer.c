@@ -305,7 +305,7 @@ static void written_as_gguf_and_read_back(void **state)
         sala_gguf_writer *w;
         sala_gguf *g;
         assert_int_equal(sala_gguf_writer_open(&w, path, &err), SALA_OK);
-        if (sala_tokenizer_write_gguf(t, w, sala_tokenizer_n_vocab(t) + 5, &err) != SALA_OK)
+        if (sala_tokenizer_write_gguf(t, w, sala_tokenizer_n_vocab(t) + 5, NULL, &err) != SALA_OK)
             fail_msg("%s: %s", kinds[f], err.message);
         assert_int_equal(sala_gguf_writer_begin_data(w, &err), SALA_OK);
         assert_int_equal(sala_gguf_writer_commit(w, &err), SALA_OK);
@@ -438,7 +438,7 @@ static void unknown_regex_is_named_when_gguf_is_written(void **state)
     assert_int_equal(sala_tokenizer_from_json(&t, json, strlen(json), NULL, 0, &err), SALA_OK);
     assert_string_equal(sala_tokenizer_pre(t), "custom");
     assert_int_equal(sala_gguf_writer_open(&w, path, &err), SALA_OK);
-    assert_int_equal(sala_tokenizer_write_gguf(t, w, 4, &err), SALA_E_UNSUPPORTED);
+    assert_int_equal(sala_tokenizer_write_gguf(t, w, 4, NULL, &err), SALA_E_UNSUPPORTED);
     assert_non_null(strstr(err.message, "q+z"));
     sala_gguf_writer_abort(w);
     unlink(path);
