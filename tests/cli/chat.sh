@@ -8,7 +8,7 @@ fi
 make_model "$model" qwen3
 cat >play.py <<'PY'
 """Starts the program on a pseudo-terminal and talks to it."""
-import os, pty, re, select, signal, sys, time
+import os, pty, re, select, signal, sys, termios, time
 
 
 class Chat:
@@ -43,6 +43,15 @@ class Chat:
     def say(self, line):
         os.write(self.fd, line.encode() + b"\r")
         self.expect(b"\n")  # the echo
+
+    def press(self, keys):
+        """Types control keys: not before the line editor reads keys one by one, which it does a moment after the prompt."""
+        end = time.time() + 60
+        while termios.tcgetattr(self.fd)[3] & termios.ICANON:
+            if time.time() > end:
+                sys.exit("the terminal stays in line mode")
+            time.sleep(0.01)
+        os.write(self.fd, keys)
 
     def end(self):
         """Waits for the program; returns its exit code and its last words."""
@@ -118,13 +127,13 @@ assert prefilled < first + second - first // 2, (prefilled, first, second)
 
 # Ctrl-D leaves with 0; Ctrl-C at the prompt with 1; the history is kept.
 c = Chat(model, *greedy)
-os.write(c.fd, b"\x1b[A\r")  # the line before: /exit
+c.press(b"\x1b[A\r")  # the line before: /exit
 assert c.end()[0] == 0
 c = Chat(model, *greedy)
-os.write(c.fd, b"\x04")
+c.press(b"\x04")
 assert c.end()[0] == 0
 c = Chat(model, *greedy)
-os.write(c.fd, b"\x03")
+c.press(b"\x03")
 code, words = c.end()
 assert code == 1 and b"interrupted" in words, (code, words)
 
@@ -177,7 +186,7 @@ c.expect(b"\n> ")
 c.say("/save raw.txt")
 c.expect(b"saved")
 c.expect(b"> ")
-os.write(c.fd, b"\x04")
+c.press(b"\x04")
 assert c.end()[0] == 0
 assert b"hello" in open("raw.txt", "rb").read() and b"world" in open("raw.txt", "rb").read()
 PY
