@@ -1,6 +1,6 @@
 /* tokenizer.json from a GGUF vocabulary. Byte-level BPE comes with its merges and the name of its pre-tokenizer;
- * SentencePiece BPE with merges or, nearly always, with scores alone, from which the merges follow: a pair may merge when the joined text is a piece,
- * and the higher its score the earlier. */
+ * SentencePiece BPE comes with scores, from which the merges follow unless they are listed as well: a pair may merge
+ * when the joined text is a piece, and the higher its score the earlier. */
 #include "quant/export.h"
 
 #include "text/tokenizer_impl.h"

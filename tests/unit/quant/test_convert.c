@@ -77,13 +77,45 @@ static void write_vocabulary(sala_gguf_writer *w)
     sala_gguf_write_str(w, "tokenizer.chat_template", "{{ messages[0].content }}", 25);
 }
 
+/* Characters with U+2581 for spaces, and merges that no scores can say: "abc" is made of "ab" and "c" only. */
+static void write_characters(sala_gguf_writer *w)
+{
+    static const char *const first[] = {"<unk>", "<s>", "</s>", "\xE2\x96\x81", "a", "b", "c", "bc", "ab", "abc"};
+    static const sala_gguf_str merges[] = {{"b c", 3}, {"a b", 3}, {"ab c", 4}};
+    static char texts[VOCAB][8];
+    sala_gguf_str tokens[VOCAB];
+    int32_t types[VOCAB];
+    float scores[VOCAB];
+    for (int i = 0; i < VOCAB; i++) {
+        sala_buf b = {0};
+        if (i < (int)SALA_ARRAY_LEN(first))
+            sala_buf_add_str(&b, first[i]);
+        else
+            sala_buf_add_utf8(&b, 0x4E00u + (uint32_t)i);
+        memcpy(texts[i], b.data, b.len);
+        tokens[i] = (sala_gguf_str){texts[i], b.len};
+        types[i] = i == 0 ? 2 : i < 3 ? 3 : 1;
+        scores[i] = (float)-i;
+        sala_buf_free(&b);
+    }
+    sala_gguf_write_str(w, "tokenizer.ggml.model", "llama", 5);
+    sala_gguf_write_array(w, "tokenizer.ggml.tokens", SALA_GGUF_STRING, tokens, VOCAB);
+    sala_gguf_write_array(w, "tokenizer.ggml.token_type", SALA_GGUF_I32, types, VOCAB);
+    sala_gguf_write_array(w, "tokenizer.ggml.scores", SALA_GGUF_F32, scores, VOCAB);
+    sala_gguf_write_array(w, "tokenizer.ggml.merges", SALA_GGUF_STRING, merges, 3);
+    sala_gguf_write_bool(w, "tokenizer.ggml.ignore_merges", true);
+    sala_gguf_write_bool(w, "tokenizer.ggml.fuse_unk", false);
+    sala_gguf_write_bool(w, "tokenizer.ggml.add_space_prefix", false);
+}
+
 static float value_of(int tensor, int64_t i)
 {
     return weight_at(100 + (uint64_t)tensor, (uint64_t)i) + (i % 7 == 0 ? 0.01f : 0);
 }
 
-/* A llama file with weights of value_of(); `spoil` >= 0 puts a NaN into that tensor's weight 300. */
-static void write_model(const char *path, int spoil, float (*value)(int, int64_t))
+/* A llama file with weights of value(); `spoil` >= 0 puts a NaN into that tensor's weight 300. */
+static void write_model_with(const char *path, int spoil, float (*value)(int, int64_t),
+                             void (*vocabulary)(sala_gguf_writer *))
 {
     shape list[64];
     const int n = shapes(list);
@@ -101,7 +133,7 @@ static void write_model(const char *path, int spoil, float (*value)(int, int64_t
     sala_gguf_write_u32(w, "llama.attention.head_count_kv", KV);
     sala_gguf_write_f32(w, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
     sala_gguf_write_f32(w, "llama.rope.freq_base", 50000);
-    write_vocabulary(w);
+    vocabulary(w);
     for (int t = 0; t < n; t++)
         sala_gguf_write_tensor(w, list[t].name, SALA_F32, list[t].n_dims, list[t].ne);
     assert_int_equal(sala_gguf_writer_begin_data(w, &err), SALA_OK);
@@ -117,6 +149,11 @@ static void write_model(const char *path, int spoil, float (*value)(int, int64_t
         free(x);
     }
     assert_int_equal(sala_gguf_writer_commit(w, &err), SALA_OK);
+}
+
+static void write_model(const char *path, int spoil, float (*value)(int, int64_t))
+{
+    write_model_with(path, spoil, value, write_vocabulary);
 }
 
 static const char *model(void)
@@ -229,6 +266,15 @@ static void remove_export(const char *dir)
     remove(dir);
 }
 
+static void expect_same_keys(const sala_gguf *a, const sala_gguf *b, const char *const *keys, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const sala_gguf_kv *x = sala_gguf_find(a, keys[i]), *y = sala_gguf_find(b, keys[i]);
+        if (!x || !y || x->raw_bytes != y->raw_bytes || memcmp(x->raw, y->raw, (size_t)x->raw_bytes) != 0)
+            fail_msg("%s is not what it was", keys[i]);
+    }
+}
+
 static void export_and_import(void **state)
 {
     (void)state;
@@ -268,13 +314,41 @@ static void export_and_import(void **state)
                                        "llama.attention.head_count_kv", "tokenizer.ggml.tokens",
                                        "tokenizer.ggml.merges",         "tokenizer.ggml.pre",
                                        "tokenizer.ggml.eos_token_id",   "tokenizer.chat_template"};
-    for (size_t i = 0; i < SALA_ARRAY_LEN(same); i++) {
-        const sala_gguf_kv *x = sala_gguf_find(a, same[i]), *y = sala_gguf_find(b, same[i]);
-        if (!y || x->raw_bytes != y->raw_bytes || memcmp(x->raw, y->raw, (size_t)x->raw_bytes) != 0)
-            fail_msg("%s is not what it was", same[i]);
-    }
+    expect_same_keys(a, b, same, SALA_ARRAY_LEN(same));
     sala_gguf_close(a);
     sala_gguf_close(b);
+    remove(back);
+    remove_export(dir);
+}
+
+static void keep_notice(void *user, const char *message)
+{
+    snprintf(user, 400, "%s", message);
+}
+
+static void listed_merges_go_out_and_come_back(void **state)
+{
+    (void)state;
+    char path[300], dir[300], back[300], notice[400] = "";
+    sala_error err = {0};
+    sala_quant_result r;
+    const sala_quant_params to = {.notice = keep_notice, .notice_user = notice};
+    write_model_with(test_path(path, sizeof path, "characters.gguf"), -1, value_of, write_characters);
+    test_path(dir, sizeof dir, "hf-characters");
+    test_path(back, sizeof back, "characters-back.gguf");
+    check_ok(sala_quant_to_hf(path, dir, NULL, &r, &err), &err);
+    assert_true(r.has_tokenizer);
+    check_ok(sala_quant_to_gguf(dir, back, &to, &r, &err), &err);
+    assert_non_null(strstr(notice, "llama.cpp"));
+    sala_gguf *a = open_file(path), *b = open_file(back);
+    static const char *const same[] = {"tokenizer.ggml.model",           "tokenizer.ggml.tokens",
+                                       "tokenizer.ggml.token_type",      "tokenizer.ggml.merges",
+                                       "tokenizer.ggml.fuse_unk",        "tokenizer.ggml.ignore_merges",
+                                       "tokenizer.ggml.add_space_prefix"};
+    expect_same_keys(a, b, same, SALA_ARRAY_LEN(same));
+    sala_gguf_close(a);
+    sala_gguf_close(b);
+    remove(path);
     remove(back);
     remove_export(dir);
 }
@@ -444,11 +518,17 @@ static int clean_up(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(requantise),    cmocka_unit_test(any_number_of_threads),
-        cmocka_unit_test(keep_types),    cmocka_unit_test(export_and_import),
-        cmocka_unit_test(order_of_rows), cmocka_unit_test(a_bad_weight_is_named),
-        cmocka_unit_test(cancelled),     cmocka_unit_test(ternary_types_need_ternary_weights),
-        cmocka_unit_test(refusals),      cmocka_unit_test(importance),
+        cmocka_unit_test(requantise),
+        cmocka_unit_test(any_number_of_threads),
+        cmocka_unit_test(keep_types),
+        cmocka_unit_test(export_and_import),
+        cmocka_unit_test(listed_merges_go_out_and_come_back),
+        cmocka_unit_test(order_of_rows),
+        cmocka_unit_test(a_bad_weight_is_named),
+        cmocka_unit_test(cancelled),
+        cmocka_unit_test(ternary_types_need_ternary_weights),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(importance),
     };
     (void)block_types;
     return cmocka_run_group_tests(tests, NULL, clean_up);

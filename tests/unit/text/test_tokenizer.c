@@ -292,28 +292,37 @@ static void ids_beyond_the_vocabulary_are_errors(void **state)
     sala_tokenizer_free(t);
 }
 
+/* The tokenizer that a GGUF file of `t` gives, padded by five ids. */
+static sala_tokenizer *through_gguf(const char *what, const sala_tokenizer *t, const char **notice)
+{
+    sala_tokenizer *back = NULL;
+    sala_error err = {0};
+    char path[] = "/tmp/sala-tokenizer-XXXXXX";
+    close(mkstemp(path));
+    sala_gguf_writer *w;
+    sala_gguf *g;
+    assert_int_equal(sala_gguf_writer_open(&w, path, &err), SALA_OK);
+    if (sala_tokenizer_write_gguf(t, w, sala_tokenizer_n_vocab(t) + 5, notice, &err) != SALA_OK)
+        fail_msg("%s: %s", what, err.message);
+    assert_int_equal(sala_gguf_writer_begin_data(w, &err), SALA_OK);
+    assert_int_equal(sala_gguf_writer_commit(w, &err), SALA_OK);
+    assert_int_equal(sala_gguf_open(&g, path, &err), SALA_OK);
+    if (sala_tokenizer_from_gguf(&back, g, &err) != SALA_OK)
+        fail_msg("%s: %s", what, err.message);
+    sala_gguf_close(g);
+    unlink(path);
+    return back;
+}
+
 static void written_as_gguf_and_read_back(void **state)
 {
     (void)state;
     static const char *const kinds[] = {"gpt2", "smollm", "llama3", "llama-legacy", "spm-bpe", "spm-unigram"};
     json_t *strings = load_json("strings", ".json");
     for (size_t f = 0; f < SALA_ARRAY_LEN(kinds); f++) {
-        sala_tokenizer *t = load(kinds[f]), *back = NULL;
-        sala_error err = {0};
-        char path[] = "/tmp/sala-tokenizer-XXXXXX";
-        close(mkstemp(path));
-        sala_gguf_writer *w;
-        sala_gguf *g;
-        assert_int_equal(sala_gguf_writer_open(&w, path, &err), SALA_OK);
-        if (sala_tokenizer_write_gguf(t, w, sala_tokenizer_n_vocab(t) + 5, NULL, &err) != SALA_OK)
-            fail_msg("%s: %s", kinds[f], err.message);
-        assert_int_equal(sala_gguf_writer_begin_data(w, &err), SALA_OK);
-        assert_int_equal(sala_gguf_writer_commit(w, &err), SALA_OK);
-        assert_int_equal(sala_gguf_open(&g, path, &err), SALA_OK);
-        if (sala_tokenizer_from_gguf(&back, g, &err) != SALA_OK)
-            fail_msg("%s: %s", kinds[f], err.message);
-        sala_gguf_close(g);
-        unlink(path);
+        const char *notice;
+        sala_tokenizer *t = load(kinds[f]), *back = through_gguf(kinds[f], t, &notice);
+        assert_null(notice);
         assert_int_equal(sala_tokenizer_n_vocab(back), sala_tokenizer_n_vocab(t) + 5);
         assert_int_equal(sala_tokenizer_bos(back), sala_tokenizer_bos(t));
         assert_int_equal(sala_tokenizer_adds_bos(back), sala_tokenizer_adds_bos(t));
@@ -334,6 +343,109 @@ static void written_as_gguf_and_read_back(void **state)
         sala_tokenizer_free(t);
     }
     json_decref(strings);
+}
+
+/* A character BPE whose "abc" is made of "ab" and "c", never of "a" and "bc", which scores cannot say. */
+static char *character_bpe(bool bytes, const char *flags, const char *unk, const char *normalizers, const char *more)
+{
+    sala_buf b = {0};
+    sala_buf_printf(&b, "{\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[%s{\"type\":\"Replace\",",
+                    normalizers);
+    sala_buf_add_str(&b, "\"pattern\":{\"String\":\" \"},\"content\":\"\xE2\x96\x81\"}]},\"added_tokens\":["
+                         "{\"id\":1,\"content\":\"<s>\",\"special\":true,\"normalized\":false},"
+                         "{\"id\":11,\"content\":\"<tool>\",\"special\":false,\"normalized\":false}],");
+    sala_buf_printf(&b, "\"model\":{\"type\":\"BPE\",\"unk_token\":%s,\"byte_fallback\":%s,%s,\"vocab\":{", unk,
+                    bytes ? "true" : "false", flags);
+    sala_buf_add_str(&b, "\"<unk>\":0,\"<s>\":1,\"\xE2\x96\x81\":2,\"a\":3,\"b\":4,\"c\":5,\"bc\":6,\"ab\":7,"
+                         "\"abc\":8,\"\xE2\x96\x81\xE2\x96\x81\":9,\"<0x41>\":10,\"<tool>\":11");
+    for (int i = 0; i < 256 && bytes; i++)
+        if (i != 0x41)
+            sala_buf_printf(&b, ",\"<0x%02X>\":%d", (unsigned)i, 12 + i);
+    sala_buf_printf(
+        &b, "},\"merges\":[[\"b\",\"c\"],[\"a\",\"b\"],[\"ab\",\"c\"],[\"\xE2\x96\x81\",\"\xE2\x96\x81\"]%s]}}", more);
+    assert_false(b.failed);
+    sala_buf_add_char(&b, '\0');
+    return b.data;
+}
+
+static sala_tokenizer *from_text(const char *json)
+{
+    sala_tokenizer *t = NULL;
+    sala_error err;
+    if (sala_tokenizer_from_json(&t, json, strlen(json), NULL, 0, &err) != SALA_OK)
+        fail_msg("%s", err.message);
+    return t;
+}
+
+static void merges_that_scores_cannot_say(void **state)
+{
+    (void)state;
+    static const char prefix[] = "{\"type\":\"Prepend\",\"prepend\":\"\xE2\x96\x81\"},";
+    static const struct {
+        bool bytes;
+        const char *flags, *unk, *normalizers;
+        const char *text; /* one whose ids are known */
+        int32_t ids[8];
+        size_t n;
+    } cases[] = {
+        {true, "\"fuse_unk\":true", "\"<unk>\"", prefix, "abc ab", {2, 3, 6, 2, 7}, 5},
+        {true, "\"ignore_merges\":true", "\"<unk>\"", "", "abc", {8}, 1},
+        {false, "\"fuse_unk\":true", "\"<unk>\"", "", "abczzA", {3, 6, 0}, 3},
+        {false, "\"fuse_unk\":false", "\"<unk>\"", "", "abczzA", {3, 6, 0, 0, 0}, 5},
+        {false, "\"fuse_unk\":false", "null", prefix, "abczzA", {2, 3, 6}, 3},
+    };
+    static const char *const texts[] = {"",
+                                        " ",
+                                        "abc",
+                                        "a b  c   abcabc aabbcc",
+                                        "\xC3\xA9 A\xF0\x9F\xA6\x80 abc",
+                                        "<s>abc<tool>  abc<0x41>\nzz",
+                                        "[PAD12]",
+                                        "zabcz\xE2\x96\x81z"};
+    for (size_t f = 0; f < SALA_ARRAY_LEN(cases); f++) {
+        char *json = character_bpe(cases[f].bytes, cases[f].flags, cases[f].unk, cases[f].normalizers, "");
+        const char *notice = NULL;
+        sala_tokenizer *t = from_text(json), *back = through_gguf(cases[f].flags, t, &notice);
+        assert_non_null(notice);
+        sala_ids known = encode(back, cases[f].text, strlen(cases[f].text), false, true);
+        assert_int_equal(known.count, cases[f].n);
+        assert_memory_equal(known.data, cases[f].ids, known.count * sizeof *known.data);
+        sala_ids_free(&known);
+        for (size_t i = 0; i < SALA_ARRAY_LEN(texts); i++) {
+            sala_ids a = encode(t, texts[i], strlen(texts[i]), false, true);
+            sala_ids b = encode(back, texts[i], strlen(texts[i]), false, true);
+            if (a.count != b.count || (a.count > 0 && memcmp(a.data, b.data, a.count * sizeof *a.data) != 0))
+                fail_msg("case %zu: \"%s\" differs after GGUF", f, texts[i]);
+            sala_ids_free(&a);
+            sala_ids_free(&b);
+        }
+        sala_tokenizer_free(t);
+        sala_tokenizer_free(back);
+        free(json);
+    }
+}
+
+static void a_merge_with_a_space_is_refused(void **state)
+{
+    (void)state;
+    char *json = character_bpe(true, "\"fuse_unk\":true", "\"<unk>\"", "", ",[\" \",\"c\"]");
+    /* Both pieces of the merge, in place of two that no other merge needs. */
+    char *at = strstr(json, "\"<0x00>\"");
+    memcpy(at, "\" \"     ", 8);
+    at = strstr(json, "\"<0x01>\"");
+    memcpy(at, "\" c\"    ", 8);
+    sala_tokenizer *t = from_text(json);
+    sala_error err;
+    sala_gguf_writer *w;
+    char path[] = "/tmp/sala-tokenizer-XXXXXX";
+    close(mkstemp(path));
+    assert_int_equal(sala_gguf_writer_open(&w, path, &err), SALA_OK);
+    assert_int_equal(sala_tokenizer_write_gguf(t, w, sala_tokenizer_n_vocab(t), NULL, &err), SALA_E_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "space"));
+    sala_gguf_writer_abort(w);
+    unlink(path);
+    sala_tokenizer_free(t);
+    free(json);
 }
 
 /* ---- bad files ---- */
@@ -456,6 +568,8 @@ int main(void)
         cmocka_unit_test(streams_never_split_a_character),
         cmocka_unit_test(ids_beyond_the_vocabulary_are_errors),
         cmocka_unit_test(written_as_gguf_and_read_back),
+        cmocka_unit_test(merges_that_scores_cannot_say),
+        cmocka_unit_test(a_merge_with_a_space_is_refused),
         cmocka_unit_test(bad_tokenizer_json),
         cmocka_unit_test(bad_tokenizer_model),
         cmocka_unit_test(unknown_regex_is_named_when_gguf_is_written),
