@@ -350,11 +350,21 @@ static void put_sentencepiece(sala_buf *b, const vocabulary *v, const sala_token
     }
     for (int64_t i = 0; i < v->count; i++)
         bytes |= v->items[i].type == TYPE_BYTE;
-    sala_buf_add_str(b, "  \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [");
-    if (prefix)
-        sala_buf_add_str(b, "{\"type\": \"Prepend\", \"prepend\": \"" SALA_META "\"}, ");
-    sala_buf_add_str(b, "{\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"" SALA_META
-                        "\"}]},\n  \"pre_tokenizer\": null,\n");
+    const char *scheme;
+    size_t len;
+    if (v->has_merges && prefix && sala_gguf_get_str(v->g, "tokenizer.ggml.prepend_scheme", &scheme, &len)) {
+        sala_buf_add_str(
+            b, "  \"normalizer\": null,\n  \"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"" SALA_META
+               "\", \"split\": false, \"prepend_scheme\": ");
+        put_string(b, scheme, len);
+        sala_buf_add_str(b, "},\n");
+    } else {
+        sala_buf_add_str(b, "  \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [");
+        if (prefix)
+            sala_buf_add_str(b, "{\"type\": \"Prepend\", \"prepend\": \"" SALA_META "\"}, ");
+        sala_buf_add_str(b, "{\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"" SALA_META
+                            "\"}]},\n  \"pre_tokenizer\": null,\n");
+    }
     put_template(b, v, t);
     sala_buf_add_str(b, "  \"decoder\": {\"type\": \"Sequence\", \"decoders\": [{\"type\": \"Replace\", \"pattern\": "
                         "{\"String\": \"" SALA_META "\"}, \"content\": \" \"}, {\"type\": \"ByteFallback\"}, "

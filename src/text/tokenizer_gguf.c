@@ -197,6 +197,38 @@ static sala_status merges_by_rank(sala_tokenizer *t, const sala_gguf *g, sala_er
     return read_merges(t, g, err);
 }
 
+/* A space in front of every stretch of text between tokens, then all spaces become U+2581. Files with merges may ask
+ * for Hugging Face's Metaspace instead, which adds no second space and may add one at the start of the text only. */
+static sala_status make_spaces_visible(sala_tokenizer *t, const sala_gguf *g, bool prefix, sala_error *err)
+{
+    const char *scheme;
+    size_t len;
+    if (!t->bpe.by_score && prefix && sala_gguf_get_str(g, KEY("prepend_scheme"), &scheme, &len)) {
+        const bool first = len == 5 && memcmp(scheme, "first", 5) == 0;
+        if (!first && !(len == 6 && memcmp(scheme, "always", 6) == 0))
+            return sala_fail(err, SALA_E_UNSUPPORTED, KEY("prepend_scheme") " is \"%.*s\"; known are first and always",
+                             len > 60 ? 60 : (int)len, scheme);
+        sala_pretok_step *m = sala_tokenizer_add_pretok(t, SALA_PT_METASPACE);
+        if (m == NULL || (m->text = sala_strdup(SALA_META)) == NULL)
+            return sala_fail_memory(err, sizeof *m);
+        m->text_len = SALA_META_LEN;
+        m->prepend = first ? SALA_PREPEND_FIRST : SALA_PREPEND_ALWAYS;
+        return SALA_OK;
+    }
+    if (prefix) {
+        sala_norm_step *f = sala_tokenizer_add_norm(t, SALA_NORM_PREPEND);
+        if (f == NULL || (f->to = sala_strdup(SALA_META)) == NULL)
+            return sala_fail_memory(err, sizeof *f);
+        f->to_len = SALA_META_LEN;
+    }
+    sala_norm_step *f = sala_tokenizer_add_norm(t, SALA_NORM_REPLACE);
+    if (f == NULL || (f->from = sala_strdup(" ")) == NULL || (f->to = sala_strdup(SALA_META)) == NULL)
+        return sala_fail_memory(err, sizeof *f);
+    f->from_len = 1;
+    f->to_len = SALA_META_LEN;
+    return SALA_OK;
+}
+
 static sala_status read_llama(sala_tokenizer *t, const sala_gguf *g, bool has_scores, sala_error *err)
 {
     bool prefix = true;
@@ -210,18 +242,11 @@ static sala_status read_llama(sala_tokenizer *t, const sala_gguf *g, bool has_sc
         return st;
     t->model = SALA_MODEL_BPE;
     t->bpe.by_score = sala_gguf_find(g, KEY("merges")) == NULL;
-    /* A space in front of every stretch of text between tokens, then all spaces made visible. */
-    sala_norm_step *f = prefix ? sala_tokenizer_add_norm(t, SALA_NORM_PREPEND) : NULL;
-    bool ok = true;
-    if (prefix && (ok = f != NULL && (f->to = sala_strdup(SALA_META)) != NULL))
-        f->to_len = SALA_META_LEN;
-    f = ok ? sala_tokenizer_add_norm(t, SALA_NORM_REPLACE) : NULL;
-    if ((ok = f != NULL && (f->from = sala_strdup(" ")) != NULL && (f->to = sala_strdup(SALA_META)) != NULL)) {
-        f->from_len = 1;
-        f->to_len = SALA_META_LEN;
-    }
-    ok = ok && sala_decoder_llama(&t->decoder, prefix);
-    st = !ok ? sala_fail_memory(err, 64) : t->bpe.by_score ? merges_by_score(t, err) : merges_by_rank(t, g, err);
+    st = make_spaces_visible(t, g, prefix, err);
+    if (st == SALA_OK && !sala_decoder_llama(&t->decoder, prefix))
+        st = sala_fail_memory(err, 64);
+    if (st == SALA_OK)
+        st = t->bpe.by_score ? merges_by_score(t, err) : merges_by_rank(t, g, err);
     return st == SALA_OK ? set_affixes(t, g, true, false, err) : st;
 }
 

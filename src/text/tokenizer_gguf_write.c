@@ -50,6 +50,25 @@ static sala_status check_byte_level(const sala_tokenizer *t, sala_error *err)
                      t->n_pretoks);
 }
 
+/* Whether cutting the text in front of every U+2581 changes nothing, because no merge reaches across. */
+static bool cuts_nothing(const sala_tokenizer *t)
+{
+    const sala_vocab *v = &t->vocab;
+    const int32_t space = sala_vocab_find(v, SALA_META, SALA_META_LEN);
+    if (t->bpe.ignore_merges || space < 0 || space == t->unk || !v->items[space].in_model)
+        return false;
+    for (uint64_t k = 0; k <= t->bpe.pair_mask; k++) {
+        if (t->bpe.pairs[k].key == UINT64_MAX)
+            continue;
+        const char *s = sala_vocab_text(v, t->bpe.pairs[k].id);
+        const size_t len = v->items[t->bpe.pairs[k].id].len;
+        for (size_t i = 1; i + SALA_META_LEN <= len; i++)
+            if (memcmp(s + i, SALA_META, SALA_META_LEN) == 0)
+                return false;
+    }
+    return true;
+}
+
 /* Whether the text's preparation is "spaces become U+2581, perhaps one in front"; *prefix: one in front. */
 static bool is_llama_like(const sala_tokenizer *t, bool *prefix)
 {
@@ -62,7 +81,7 @@ static bool is_llama_like(const sala_tokenizer *t, bool *prefix)
     }
     if (t->n_norms == 0 && t->n_pretoks == 1 && t->pretoks->kind == SALA_PT_METASPACE) {
         *prefix = t->pretoks->prepend != SALA_PREPEND_NEVER;
-        return !t->pretoks->split && t->pretoks->text_len == SALA_META_LEN &&
+        return (!t->pretoks->split || cuts_nothing(t)) && t->pretoks->text_len == SALA_META_LEN &&
                memcmp(t->pretoks->text, SALA_META, SALA_META_LEN) == 0;
     }
     int i = 0;
@@ -267,6 +286,10 @@ sala_status sala_tokenizer_write_gguf(const sala_tokenizer *t, sala_gguf_writer 
         sala_gguf_write_bool(w, KEY("ignore_merges"), true);
     if (!exact && !t->bpe.fuse_unk)
         sala_gguf_write_bool(w, KEY("fuse_unk"), false);
+    if (!exact && prefix && t->n_pretoks > 0) {
+        const char *scheme = t->pretoks->prepend == SALA_PREPEND_FIRST ? "first" : "always";
+        sala_gguf_write_str(w, KEY("prepend_scheme"), scheme, strlen(scheme));
+    }
     if (!exact && notice != NULL)
         *notice =
             "the scores of a \"llama\" tokenizer cannot say all that this one does, so its merges were written beside "

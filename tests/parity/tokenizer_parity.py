@@ -240,11 +240,13 @@ def llama_like(texts, size, normalizer=None, pre=None, **flags):
     return tok
 
 
-def llama_trained(texts, size, normalizer, **flags):
+def llama_trained(texts, size, normalizer, pre=None, **flags):
     """The trainer's own merges: one way to make most pieces, so that scores cannot say what the merges do."""
     tok = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=flags.get("fuse_unk", True), byte_fallback=flags.get("byte_fallback", True),
                                ignore_merges=flags.get("ignore_merges", False)))
     tok.normalizer = normalizer
+    if pre is not None:
+        tok.pre_tokenizer = pre
     tok.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     pieces = ["<unk>", "<s>", "</s>"] + [f"<0x{b:02X}>" for b in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=pieces, show_progress=False, limit_alphabet=500, max_token_length=24)
@@ -299,6 +301,8 @@ def hf_families(texts, size):
     yield "llama-trained", lambda: llama_trained(some, size, legacy)
     yield "llama-trained-whole", lambda: llama_trained(some, size, normalizers.Replace(" ", "▁"), ignore_merges=True)
     yield "llama-trained-unk", lambda: llama_trained(some, size, legacy, byte_fallback=False, fuse_unk=False)
+    yield "llama-trained-words", lambda: llama_trained(some, size, None, pre_tokenizers.Metaspace())
+    yield "llama-trained-first", lambda: llama_trained(some, size, None, pre_tokenizers.Metaspace("▁", "first", split=False))
 
     def words():
         tok = train_bpe(texts, size, pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Digits(), pre_tokenizers.Punctuation()]),

@@ -105,7 +105,8 @@ static void write_characters(sala_gguf_writer *w)
     sala_gguf_write_array(w, "tokenizer.ggml.merges", SALA_GGUF_STRING, merges, 3);
     sala_gguf_write_bool(w, "tokenizer.ggml.ignore_merges", true);
     sala_gguf_write_bool(w, "tokenizer.ggml.fuse_unk", false);
-    sala_gguf_write_bool(w, "tokenizer.ggml.add_space_prefix", false);
+    sala_gguf_write_bool(w, "tokenizer.ggml.add_space_prefix", true);
+    sala_gguf_write_str(w, "tokenizer.ggml.prepend_scheme", "first", 5);
 }
 
 static float value_of(int tensor, int64_t i)
@@ -341,10 +342,14 @@ static void listed_merges_go_out_and_come_back(void **state)
     check_ok(sala_quant_to_gguf(dir, back, &to, &r, &err), &err);
     assert_non_null(strstr(notice, "llama.cpp"));
     sala_gguf *a = open_file(path), *b = open_file(back);
-    static const char *const same[] = {"tokenizer.ggml.model",           "tokenizer.ggml.tokens",
-                                       "tokenizer.ggml.token_type",      "tokenizer.ggml.merges",
-                                       "tokenizer.ggml.fuse_unk",        "tokenizer.ggml.ignore_merges",
-                                       "tokenizer.ggml.add_space_prefix"};
+    static const char *const same[] = {"tokenizer.ggml.model",
+                                       "tokenizer.ggml.tokens",
+                                       "tokenizer.ggml.token_type",
+                                       "tokenizer.ggml.merges",
+                                       "tokenizer.ggml.fuse_unk",
+                                       "tokenizer.ggml.ignore_merges",
+                                       "tokenizer.ggml.add_space_prefix",
+                                       "tokenizer.ggml.prepend_scheme"};
     expect_same_keys(a, b, same, SALA_ARRAY_LEN(same));
     sala_gguf_close(a);
     sala_gguf_close(b);
