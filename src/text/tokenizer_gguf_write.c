@@ -1,6 +1,7 @@
 /* A tokenizer as GGUF metadata, in the form that llama.cpp reads. What GGUF has no words for is an error, never a file
  * that tokenises differently; two liberties are taken, both as every converter does: the NFC normaliser of byte-level
- * tokenizers is left out, and a prefix that only the first piece of text gets is written as one for every piece. */
+ * tokenizers is left out, and Metaspace's prefix is written as one for every piece of text. Character BPE that scores
+ * cannot describe is written with its merges and keys of its own beside them, and then without that second liberty. */
 #include "text/tokenizer_impl.h"
 
 #include <stdio.h>
