@@ -351,7 +351,7 @@ int cli_cmd_inspect(const cli_options *o)
 {
     cli_vocab v;
     sala_error err = {0};
-    int rc = cli_vocab_open(&v, o, false);
+    int rc = cli_vocab_open(&v, o, false, true);
     if (rc)
         return rc;
     json_t *report = json_object();

@@ -34,7 +34,7 @@ static int read_request(json_t **request, const cli_options *o)
 int cli_cmd_template(const cli_options *o)
 {
     cli_vocab v;
-    int rc = cli_vocab_open(&v, o, false);
+    int rc = cli_vocab_open(&v, o, false, false);
     if (rc)
         return rc;
     sala_error err = {0};

@@ -34,7 +34,7 @@ static void print_table(const sala_tokenizer *t, const sala_ids *ids)
 int cli_cmd_tokenize(const cli_options *o)
 {
     cli_vocab v;
-    int rc = cli_vocab_open(&v, o, true);
+    int rc = cli_vocab_open(&v, o, true, false);
     if (rc)
         return rc;
     char *text = NULL;
@@ -74,7 +74,7 @@ int cli_cmd_detokenize(const cli_options *o)
     const char *const *rest;
     const int n_rest = cli_rest_args(o, &rest);
     cli_vocab v;
-    int rc = cli_vocab_open(&v, o, true);
+    int rc = cli_vocab_open(&v, o, true, false);
     if (rc)
         return rc;
     char *data = NULL;

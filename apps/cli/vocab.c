@@ -61,7 +61,7 @@ static bool looks_like_tokenizer(const char *path)
            (n >= 6 && strcmp(path + n - 6, ".model") == 0);
 }
 
-int cli_vocab_open(cli_vocab *v, const cli_options *o, bool need_tokenizer)
+int cli_vocab_open(cli_vocab *v, const cli_options *o, bool need_tokenizer, bool all_parts)
 {
     *v = (cli_vocab){0};
     const int rc = cli_model_path(&v->path, o, false);
@@ -74,7 +74,7 @@ int cli_vocab_open(cli_vocab *v, const cli_options *o, bool need_tokenizer)
     } else if (!is_gguf(v->path) && looks_like_tokenizer(v->path)) {
         st = tokenizer_of_file(v, &err);
     } else {
-        st = sala_gguf_open(&v->gguf, v->path, &err);
+        st = (all_parts ? sala_gguf_open : sala_gguf_open_metadata)(&v->gguf, v->path, &err);
         if (st != SALA_OK)
             need_tokenizer = true; /* nothing at all could be read */
         else

@@ -13,8 +13,9 @@ typedef struct cli_vocab {
     sala_tokenizer *tokenizer; /* NULL when there is none and it was not asked for */
 } cli_vocab;
 
-/* Opens what MODEL names. Returns 0 or an exit code after an error message. */
-int cli_vocab_open(cli_vocab *v, const cli_options *o, bool need_tokenizer);
+/* Opens what MODEL names; all_parts: also the weights' parts of a split GGUF set. Returns 0 or an exit code after an
+ * error message. */
+int cli_vocab_open(cli_vocab *v, const cli_options *o, bool need_tokenizer, bool all_parts);
 void cli_vocab_close(cli_vocab *v);
 
 /* The Jinja source, owned by the caller; *source is NULL when the model has none. `tools`: the request has tools. */

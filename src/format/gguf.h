@@ -35,6 +35,9 @@ typedef struct sala_gguf_kv {
 
 /* Opens PATH and, when it is part of a split set (NAME-00002-of-00005.gguf), all parts. */
 sala_status sala_gguf_open(sala_gguf **out, const char *path, sala_error *err);
+/* For those who want the metadata only: when PATH is the first part of a split set, which holds all of it, the other
+ * parts need not be there, and the tensors are those of the first. */
+sala_status sala_gguf_open_metadata(sala_gguf **out, const char *path, sala_error *err);
 /* The same over bytes in memory, which must outlive *out; no splits. For fuzzing and tests. */
 sala_status sala_gguf_parse(sala_gguf **out, const void *data, size_t bytes, sala_error *err);
 void sala_gguf_close(sala_gguf *g);

@@ -638,7 +638,8 @@ static sala_status open_split(sala_gguf *g, const char *path, int64_t count, sal
     return SALA_OK;
 }
 
-sala_status sala_gguf_open(sala_gguf **out, const char *path, sala_error *err)
+/* metadata_only: the first part of a split set is enough. */
+static sala_status open_file(sala_gguf **out, const char *path, bool metadata_only, sala_error *err)
 {
     sala_gguf *g = calloc(1, sizeof *g);
     if (!g)
@@ -650,7 +651,7 @@ sala_status sala_gguf_open(sala_gguf **out, const char *path, sala_error *err)
         if (st != SALA_OK)
             st = sala_fail_prefix(err, st, "%s", path);
     }
-    if (st == SALA_OK && (count != 1 || no != 0)) {
+    if (st == SALA_OK && (count != 1 || no != 0) && !(metadata_only && no == 0)) {
         release(g);
         st = open_split(g, path, count, err);
     }
@@ -665,6 +666,16 @@ sala_status sala_gguf_open(sala_gguf **out, const char *path, sala_error *err)
     }
     *out = g;
     return SALA_OK;
+}
+
+sala_status sala_gguf_open(sala_gguf **out, const char *path, sala_error *err)
+{
+    return open_file(out, path, false, err);
+}
+
+sala_status sala_gguf_open_metadata(sala_gguf **out, const char *path, sala_error *err)
+{
+    return open_file(out, path, true, err);
 }
 
 /* ---- looking things up ---- */

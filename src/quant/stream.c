@@ -4,6 +4,7 @@
 #include "kernels/kernels.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 
 #define CHUNK_WEIGHTS (INT64_C(1) << 20)
@@ -84,17 +85,45 @@ static int64_t task_begin(const chunk *c, int task)
     return c->n_rows * task / c->n_tasks;
 }
 
+/* Tensors that stay as they are and are no floats. */
+static bool is_copy(const sala_stream_item *item)
+{
+    return item->src && item->src->dtype == item->dtype &&
+           (sala_dtype_get((int)item->dtype)->is_quantized || !sala_quantize_has(item->dtype));
+}
+
+/* Copies rows, and looks at the weights that they stand for: x has room for them. */
+static sala_status copy_rows(const chunk *c, float *x, int64_t first, int64_t n, sala_error *err)
+{
+    const sala_stream_item *item = c->item;
+    for (int64_t r = first; r < first + n; r++)
+        memcpy(c->out + r * c->row_bytes,
+               (const uint8_t *)item->src->data + sala_stream_row_of(item, c->row0 + r) * c->row_bytes,
+               (size_t)c->row_bytes);
+    if (!sala_dequant_has(item->dtype))
+        return SALA_OK;
+    sala_stream_rows(item, x, c->row0 + first, n);
+    for (int64_t i = 0; i < n * c->row; i++)
+        if (!isfinite(x[i]))
+            return sala_fail_at(err, SALA_E_NUMERIC, i, "found %g, expected a finite weight", (double)x[i]);
+    return SALA_OK;
+}
+
 static void convert_rows(void *user, int task, int worker)
 {
     chunk *c = user;
     (void)worker;
     const int64_t first = task_begin(c, task), n = task_begin(c, task + 1) - first;
     float *x = c->floats + first * c->row;
-    sala_stream_rows(c->item, x, c->row0 + first, n);
     sala_error *err = &c->errors[task];
     err->position = -1;
-    c->status[task] =
-        sala_quantize_rows(c->item->dtype, c->out + first * c->row_bytes, x, n, c->row, c->item->importance, err);
+    if (is_copy(c->item)) {
+        c->status[task] = copy_rows(c, x, first, n, err);
+    } else {
+        sala_stream_rows(c->item, x, c->row0 + first, n);
+        c->status[task] =
+            sala_quantize_rows(c->item->dtype, c->out + first * c->row_bytes, x, n, c->row, c->item->importance, err);
+    }
     if (c->status[task] != SALA_OK && err->position >= 0) {
         const int64_t r = c->row0 + first + err->position / c->row, col = err->position % c->row;
         err->position = -1;
@@ -103,23 +132,8 @@ static void convert_rows(void *user, int task, int worker)
     }
 }
 
-/* Tensors that stay as they are and are no floats. (Floats take the other way, which refuses NaN.) */
-static bool is_copy(const sala_stream_item *item)
-{
-    return item->src && item->src->dtype == item->dtype &&
-           (sala_dtype_get((int)item->dtype)->is_quantized || !sala_quantize_has(item->dtype));
-}
-
 static sala_status run_chunk(chunk *c, sala_pool *pool, sala_error *err)
 {
-    const sala_stream_item *item = c->item;
-    if (is_copy(item)) {
-        for (int64_t r = 0; r < c->n_rows; r++)
-            memcpy(c->out + r * c->row_bytes,
-                   (const uint8_t *)item->src->data + sala_stream_row_of(item, c->row0 + r) * c->row_bytes,
-                   (size_t)c->row_bytes);
-        return SALA_OK;
-    }
     sala_pool_run(pool, c->n_tasks, convert_rows, c);
     for (int i = 0; i < c->n_tasks; i++) {
         if (c->status[i] != SALA_OK) {

@@ -260,6 +260,11 @@ static void test_split_failures(void **state)
     (void)state;
     write_part(temp_path("a-00001-of-00002.gguf"), 0, 2, 2);
     expect_failure(temp_path("a-00001-of-00002.gguf"), SALA_E_NOT_FOUND, "a-00002-of-00002.gguf");
+    sala_gguf *g; /* the metadata needs no more than this part */
+    assert_int_equal(sala_gguf_open_metadata(&g, temp_path("a-00001-of-00002.gguf"), NULL), SALA_OK);
+    assert_non_null(sala_gguf_find(g, "general.architecture"));
+    assert_int_equal(sala_gguf_tensors(g).count, 1);
+    sala_gguf_close(g);
     write_part(temp_path("a-00002-of-00002.gguf"), 0, 2, 2);
     expect_failure(temp_path("a-00001-of-00002.gguf"), SALA_E_CORRUPT, "expected part 2 of 2");
     write_part(temp_path("a-00002-of-00002.gguf"), 1, 2, 2);

@@ -390,6 +390,39 @@ static void a_bad_weight_is_named(void **state)
     remove(bad);
 }
 
+/* A tensor that keeps its type is copied, but not with scales that are no numbers. */
+static void a_bad_scale_is_named(void **state)
+{
+    (void)state;
+    char path[300], out[300];
+    sala_error err = {0};
+    const sala_quant_params params = {.type = "q8_0", .n_threads = 2};
+    test_path(path, sizeof path, "scale.gguf");
+    test_path(out, sizeof out, "never.gguf");
+    check_ok(sala_quant_to_gguf(model(), path, &params, NULL, &err), &err);
+    uint8_t *data;
+    size_t bytes;
+    assert_int_equal(sala_os_read_file(&data, &bytes, path, 0), 0);
+    sala_gguf *g;
+    check_ok(sala_gguf_parse(&g, data, bytes, &err), &err);
+    const sala_tensor *t = sala_gguf_tensor(g, "blk.1.ffn_up.weight");
+    assert_int_equal(t->dtype, SALA_Q8_0);
+    const uint16_t nan = 0x7e00; /* in the second block of row 3 */
+    const size_t at = (size_t)((const uint8_t *)t->data - data) + sala_dtype_bytes(SALA_Q8_0, 3 * t->ne[0]) + 34;
+    sala_gguf_close(g);
+    memcpy(data + at, &nan, sizeof nan);
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(data, 1, bytes, f), bytes);
+    assert_int_equal(fclose(f), 0);
+    free(data);
+    assert_int_equal(sala_quant_to_gguf(path, out, &params, NULL, &err), SALA_E_NUMERIC);
+    assert_non_null(strstr(err.message, "blk.1.ffn_up.weight"));
+    assert_non_null(strstr(err.message, "row 3, column 32"));
+    assert_false(sala_os_is_file(out));
+    remove(path);
+}
+
 static bool stop_at_once(void *user, const char *what, uint64_t done, uint64_t total)
 {
     (void)what;
@@ -530,6 +563,7 @@ int main(void)
         cmocka_unit_test(listed_merges_go_out_and_come_back),
         cmocka_unit_test(order_of_rows),
         cmocka_unit_test(a_bad_weight_is_named),
+        cmocka_unit_test(a_bad_scale_is_named),
         cmocka_unit_test(cancelled),
         cmocka_unit_test(ternary_types_need_ternary_weights),
         cmocka_unit_test(refusals),
