@@ -10,6 +10,7 @@
  * number of tokens nor on the split of rows, rows outside are not touched, infinities in weights or inputs come out as
  * something that is not finite, and all builds of the reference give the same bits. */
 #include "check/check.h"
+#include "check/scales.h"
 
 #include <float.h>
 #include <math.h>
@@ -19,37 +20,6 @@
 static bool is_q8(const sala_linear_kernel *k)
 {
     return strncmp(k->act->name, "q8", 2) == 0;
-}
-
-static int scale_offsets(sala_dtype dtype, int off[2])
-{
-    off[0] = 0;
-    off[1] = 2;
-    switch (dtype) {
-    case SALA_Q4_1:
-    case SALA_Q5_1:
-    case SALA_Q4_K:
-    case SALA_Q5_K:
-        return 2;
-    case SALA_Q2_K:
-        off[0] = 80;
-        off[1] = 82;
-        return 2;
-    case SALA_Q3_K:
-        off[0] = 108;
-        return 1;
-    case SALA_Q6_K:
-        off[0] = 208;
-        return 1;
-    case SALA_TQ1_0:
-        off[0] = 52;
-        return 1;
-    case SALA_TQ2_0:
-        off[0] = 64;
-        return 1;
-    default:
-        return 1;
-    }
 }
 
 /* Any codes, scales of a sane size and either sign. */

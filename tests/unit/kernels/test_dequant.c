@@ -1,4 +1,5 @@
 /* Decoding of every stored type against frozen results of the gguf package (make_dequant.py prints the table). */
+#include "check/scales.h"
 #include "unit/test.h"
 
 #include "base/base.h"
@@ -17,37 +18,6 @@ static const struct {
     {SALA_IQ4_NL, 0x5afd504fab9a7136u}, {SALA_IQ4_XS, 0x05b9afc21acabab1u}, {SALA_TQ1_0, 0x16733f5c96454cefu},
     {SALA_TQ2_0, 0xd7a6208a24d53b86u},
 };
-
-static int scale_offsets(sala_dtype dtype, int off[2])
-{
-    off[0] = 0;
-    off[1] = 2;
-    switch (dtype) {
-    case SALA_Q4_1:
-    case SALA_Q5_1:
-    case SALA_Q4_K:
-    case SALA_Q5_K:
-        return 2;
-    case SALA_Q2_K:
-        off[0] = 80;
-        off[1] = 82;
-        return 2;
-    case SALA_Q3_K:
-        off[0] = 108;
-        return 1;
-    case SALA_Q6_K:
-        off[0] = 208;
-        return 1;
-    case SALA_TQ1_0:
-        off[0] = 52;
-        return 1;
-    case SALA_TQ2_0:
-        off[0] = 64;
-        return 1;
-    default:
-        return 1;
-    }
-}
 
 static void decodes_as_frozen(void **state)
 {
