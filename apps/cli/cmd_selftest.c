@@ -171,7 +171,9 @@ static void check_vector(selftest *t, const char *family, const sala_kernels *fa
     for (int k = 0; k < 2; k++) {
         for (int i = 0; i < QUERIES; i++)
             m[k][i] = -INFINITY;
-        (k ? ref : fast)->attn_block_f32(acc[k], m[k], l[k], q, keys, values, QUERIES, D, visible, scratch, NULL);
+        (k ? ref : fast)
+            ->kv[SALA_KV_AS_F32]
+            .attn_block(acc[k], m[k], l[k], q, keys, values, QUERIES, D, visible, scratch, NULL);
         for (int i = 0; i < QUERIES * D; i++)
             acc[k][i] /= l[k][i / D];
     }

@@ -11,7 +11,7 @@
 #ifndef SALA_KERNELS_KERNELS_H
 #define SALA_KERNELS_KERNELS_H
 
-#include "tensor/dtype.h"
+#include "tensor/kv_block.h"
 
 #include <stddef.h>
 
@@ -53,20 +53,60 @@ typedef struct sala_linear_kernel {
     bool (*accepts)(int64_t rows, int64_t cols);
 } sala_linear_kernel;
 
-/* ---- attention over one block of keys and values ---- */
-
-#define SALA_KV_BLOCK 64 /* tokens in a block; blocks start at absolute positions that are multiples of it */
+/* ---- attention over one block of keys and values (tensor/kv_block.h) ---- */
 
 /* Online softmax over the first n_visible[i] keys of one block (0 leaves query i as it is), for n_q queries that share
- * one key head.  q [n_q][d], already scaled.  k [d][SALA_KV_BLOCK] and v
- * [SALA_KV_BLOCK][d] in the cache's type: keys lie component by component, so that a lane can own a key without a
- * transposition. What lies in the places of keys that nobody sees is never used, whatever it is.
+ * one key head.  q [n_q][d], already scaled.  k and v: the head's bytes of the block. What lies in the places of keys
+ * that nobody sees is never used, whatever it is.
  * m [n_q] running maximum (start -INFINITY), l [n_q] running sum (start 0), acc [n_q][d] running weighted sum (start
  * 0). `scratch` has SALA_ATTN_SCRATCH(n_q, d) floats. `next` is where the keys of the coming call lie, or NULL: a hint,
  * because blocks lie far apart and the hardware does not see the next one coming. */
 #define SALA_ATTN_SCRATCH(n_q, d) ((size_t)(n_q)*SALA_KV_BLOCK + (size_t)SALA_KV_BLOCK * (size_t)(d) + 64)
 typedef void sala_attn_block_fn(float *acc, float *m, float *l, const float *q, const void *k, const void *v, int n_q,
                                 int d, const int32_t *n_visible, float *scratch, const void *next);
+
+/* One type of cache. */
+typedef struct sala_kv_kernels {
+    sala_attn_block_fn *attn_block;
+    /* Writes n tokens into slots slot .. slot + n - 1 of one head. keys, values: a token's d floats, `stride` floats
+     * from one token to the next. What is stored of a token depends on its own numbers only. */
+    void (*store)(void *k, void *v, int slot, int n, const float *keys, const float *values, int64_t stride, int d);
+    /* As floats: out [d][SALA_KV_BLOCK] and, for the first n tokens, out [n][d]. */
+    void (*load_keys)(float *out, const void *k, int d);
+    void (*load_values)(float *out, const void *v, int n, int d);
+} sala_kv_kernels;
+
+enum { SALA_KV_AS_F32, SALA_KV_AS_F16, SALA_KV_AS_Q8_0, SALA_KV_AS_Q4_1, SALA_N_KV_KERNELS };
+
+/* ---- InfLLM-v2, stage 1: queries against one page of 64 compressed keys [d][64], f32 or f16 ---- */
+
+/* m, l: running maximum and sum of exp over the first n_visible[i] rows of the page, exactly as in sala_attn_block_fn.
+ * q [n_q][d], already scaled. `scratch` as there. */
+typedef void sala_rows_lse_fn(float *m, float *l, const float *q, const void *rows, int n_q, int d,
+                              const int32_t *n_visible, float *scratch);
+/* p[t * p_stride + j], j in [0, 64) = sum over the `group` queries i of token t, in order, of exp(q_i . row_j -
+ * lse[i]); 0 for j >= n_visible[i]. Query i belongs to token i / group; n_q is a multiple of group. */
+typedef void sala_rows_mass_fn(float *p, int64_t p_stride, const float *q, const float *lse, const void *rows, int n_q,
+                               int group, int d, const int32_t *n_visible, float *scratch);
+
+/* ---- lightning attention: one head, one chunk of up to SALA_LIGHTNING_CHUNK tokens ---- */
+
+/* Chunks start at absolute positions that are multiples of it; part of the definition of the result, as the order of
+ * sums follows it. */
+#define SALA_LIGHTNING_CHUNK 64
+#define SALA_LIGHTNING_SCRATCH(d) ((size_t)SALA_LIGHTNING_CHUNK * (SALA_LIGHTNING_CHUNK + 2 * (size_t)(d)) + 64)
+
+/* Tokens a0 .. n - 1 of the chunk; q and out point at token a0, k and v at token 0; strides in floats.
+ *   out[a] = scale * (decay[a + 1] * q[a] S + sum over b <= a of decay[a - b] * (q[a] . k[b]) * v[b])
+ * state S [d][d] (key component, value component), NULL for zero; decay[i] = exp(-slope * i), i in [0, CHUNK].
+ * A token's numbers do not depend on a0 and n. */
+typedef void sala_lightning_out_fn(float *out, int64_t out_stride, const float *q, int64_t q_stride, const float *k,
+                                   const float *v, int64_t kv_stride, const float *state, const float *decay, int a0,
+                                   int n, int d, float scale, float *scratch);
+/* state_out = decay[CHUNK] * state_in + sum over b of decay[CHUNK - 1 - b] * k[b]^T v[b], for a full chunk. state_in
+ * may be NULL (zero) or state_out. */
+typedef void sala_lightning_state_fn(float *state_out, const float *state_in, const float *k, const float *v,
+                                     int64_t kv_stride, const float *decay, int d, float *scratch);
 
 /* ---- the table ---- */
 
@@ -86,8 +126,13 @@ typedef struct sala_kernels {
     void (*rope)(float *x, const float *cos, const float *sin, int n_heads, int stride, int n_rot, bool half);
     void (*f32_to_f16)(uint16_t *out, const float *x, int64_t n);
     void (*f16_to_f32)(float *out, const uint16_t *x, int64_t n);
-    sala_attn_block_fn *attn_block_f32;
-    sala_attn_block_fn *attn_block_f16;
+    sala_kv_kernels kv[SALA_N_KV_KERNELS];
+    sala_rows_lse_fn *rows_lse_f32, *rows_lse_f16;
+    sala_rows_mass_fn *rows_mass_f32, *rows_mass_f16;
+    sala_lightning_out_fn *lightning_out;
+    sala_lightning_state_fn *lightning_state;
+    /* out[i] = x[i] * sigmoid(gate[i]); out may be x */
+    void (*sigmoid_gate)(float *out, const float *x, const float *gate, int64_t n);
     /* Index of the largest element, the first on ties; sets *max. n > 0. A NaN anywhere gives -1. */
     int64_t (*argmax)(const float *x, int64_t n, float *max);
     /* log(sum(exp(x[i]))), stable */
@@ -95,6 +140,14 @@ typedef struct sala_kernels {
     /* True when every element is finite. */
     bool (*all_finite)(const float *x, int64_t n);
 } sala_kernels;
+
+static inline const sala_kv_kernels *sala_kv_kernels_of(const sala_kernels *k, sala_dtype cache)
+{
+    return &k->kv[cache == SALA_F32    ? SALA_KV_AS_F32
+                  : cache == SALA_F16  ? SALA_KV_AS_F16
+                  : cache == SALA_Q8_0 ? SALA_KV_AS_Q8_0
+                                       : SALA_KV_AS_Q4_1];
+}
 
 /* name: NULL or "auto" (best of `cpu`), "ref", or a family. Returns false when there is no such family or this CPU
  * lacks it. Fields that a family has no variant of come from the next one down. */

@@ -20,6 +20,7 @@ void sala_config_init(sala_config *c)
         .embed_scale = 1,
         .residual_scale = 1,
         .logit_divisor = 1,
+        .attn_rope = true,
         .rope = {.kind = SALA_ROPE_PLAIN,
                  .theta = 10000,
                  .factor = 1,
@@ -122,6 +123,70 @@ static sala_status check_rope(const sala_config *c, sala_error *err)
     return SALA_OK;
 }
 
+sala_status sala_config_check_sparse(const sala_sparse_config *s, sala_error *err)
+{
+    if (s->block_size == 0) /* no sparse layer */
+        return SALA_OK;
+    const struct {
+        const char *what;
+        int64_t value, least, most;
+    } ranges[] = {
+        {"kernel_size", s->kernel_size, 1, 1 << 16},
+        {"kernel_stride", s->kernel_stride, 1, 1 << 16},
+        {"block_size", s->block_size, 1, 1 << 16},
+        {"init_blocks", s->init_blocks, 0, 1 << 16},
+        {"topk", s->topk, 1, 1 << 20},
+        {"window_size", s->window_size, 0, 1 << 24},
+        {"dense_len", s->dense_len, -1, MAX_CONTEXT},
+    };
+    for (size_t i = 0; i < SALA_ARRAY_LEN(ranges); i++)
+        if (ranges[i].value < ranges[i].least || ranges[i].value > ranges[i].most)
+            return sala_fail(err, SALA_E_CORRUPT,
+                             "%s of sparse attention is %" PRId64 ", expected %" PRId64 " to %" PRId64, ranges[i].what,
+                             ranges[i].value, ranges[i].least, ranges[i].most);
+    if (s->kernel_size % s->kernel_stride)
+        return sala_fail(err, SALA_E_CORRUPT,
+                         "kernel_size of sparse attention is %" PRId32
+                         ", expected a multiple of kernel_stride %" PRId32,
+                         s->kernel_size, s->kernel_stride);
+    if (s->block_size % s->kernel_stride)
+        return sala_fail(err, SALA_E_CORRUPT,
+                         "block_size of sparse attention is %" PRId32 ", expected a multiple of kernel_stride %" PRId32,
+                         s->block_size, s->kernel_stride);
+    const int64_t forced = (int64_t)s->init_blocks + s->window_size / s->block_size + 1;
+    if (forced > sala_sparse_selected(s))
+        return sala_fail(err, SALA_E_CORRUPT,
+                         "sparse attention selects %" PRId32 " blocks (topk %" PRId32 " and the window's %" PRId32
+                         "), fewer than the %" PRId64 " that are always there; topk must be at least %" PRId64,
+                         sala_sparse_selected(s), s->topk, s->window_size / s->block_size, forced,
+                         (int64_t)s->init_blocks + 1);
+    return SALA_OK;
+}
+
+static sala_status check_lightning(sala_config *c, sala_error *err)
+{
+    sala_lightning_config *l = &c->lightning;
+    if (sala_config_count(c, SALA_MIXER_LIGHTNING) == 0) {
+        *l = (sala_lightning_config){0};
+        return SALA_OK;
+    }
+    TRY(check_range("the number of lightning heads", l->n_heads, MAX_HEADS, err));
+    TRY(check_range("the number of lightning key/value heads", l->n_kv_heads, MAX_HEADS, err));
+    TRY(check_range("the size of a lightning head", l->head_dim, MAX_HEAD_DIM, err));
+    TRY(check_range("lightning heads times head size", (int64_t)l->n_heads * l->head_dim, MAX_WIDTH, err));
+    if (l->n_heads % l->n_kv_heads)
+        return sala_fail(err, SALA_E_CORRUPT,
+                         "%" PRId32 " lightning heads can not share %" PRId32 " key/value heads evenly", l->n_heads,
+                         l->n_kv_heads);
+    if (!positive(l->scale))
+        return sala_fail(err, SALA_E_CORRUPT, "the scale of lightning attention is %g, expected a positive number",
+                         l->scale);
+    if (l->rope && c->rope.n_rot > l->head_dim)
+        return sala_fail(err, SALA_E_CORRUPT, "rope turns %" PRId32 " components, but a lightning head has %" PRId32,
+                         c->rope.n_rot, l->head_dim);
+    return SALA_OK;
+}
+
 sala_status sala_config_finish(sala_config *c, sala_error *err)
 {
     const struct {
@@ -172,10 +237,43 @@ sala_status sala_config_finish(sala_config *c, sala_error *err)
         c->bos = -1;
     if (c->pad >= c->n_vocab)
         c->pad = -1;
-    c->mixers = malloc((size_t)c->n_layers * sizeof *c->mixers);
-    if (!c->mixers)
-        return sala_fail_memory(err, (uint64_t)c->n_layers * sizeof *c->mixers);
+    if (!c->mixers) {
+        c->mixers = malloc((size_t)c->n_layers * sizeof *c->mixers);
+        if (!c->mixers)
+            return sala_fail_memory(err, (uint64_t)c->n_layers * sizeof *c->mixers);
+        for (int32_t i = 0; i < c->n_layers; i++)
+            c->mixers[i] = c->sparse.block_size > 0 ? SALA_MIXER_SPARSE : SALA_MIXER_DENSE;
+    }
+    TRY(check_lightning(c, err));
+    return sala_config_check_sparse(&c->sparse, err);
+}
+
+sala_sparse_config sala_sparse_defaults(void)
+{
+    return (sala_sparse_config){.kernel_size = 32,
+                                .kernel_stride = 16,
+                                .block_size = 64,
+                                .init_blocks = 1,
+                                .topk = 64,
+                                .window_size = 2048,
+                                .dense_len = 8192};
+}
+
+sala_status sala_config_set_sparse(sala_config *c, const sala_sparse_config *sparse, sala_error *err)
+{
+    if (sparse)
+        TRY(sala_config_check_sparse(sparse, err));
+    c->sparse = sparse ? *sparse : (sala_sparse_config){0};
     for (int32_t i = 0; i < c->n_layers; i++)
-        c->mixers[i] = SALA_MIXER_DENSE;
+        if (c->mixers[i] != SALA_MIXER_LIGHTNING)
+            c->mixers[i] = c->sparse.block_size > 0 ? SALA_MIXER_SPARSE : SALA_MIXER_DENSE;
     return SALA_OK;
+}
+
+int sala_config_count(const sala_config *c, sala_mixer_kind kind)
+{
+    int n = 0;
+    for (int32_t i = 0; i < c->n_layers; i++)
+        n += c->mixers[i] == kind;
+    return n;
 }

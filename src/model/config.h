@@ -10,8 +10,30 @@
 #include <jansson.h>
 
 typedef enum sala_mixer_kind {
-    SALA_MIXER_DENSE, /* causal softmax attention */
+    SALA_MIXER_DENSE,     /* causal softmax attention over everything */
+    SALA_MIXER_SPARSE,    /* InfLLM-v2: softmax attention over selected blocks */
+    SALA_MIXER_LIGHTNING, /* linear attention with a fixed decay per head */
 } sala_mixer_kind;
+
+/* InfLLM-v2 (arXiv 2509.24663; sparse_config of the released checkpoints). Lengths in tokens. A query selects
+ * topk + window_size / block_size blocks, of which init_blocks at the start and the window's are always there. */
+typedef struct sala_sparse_config {
+    int32_t kernel_size, kernel_stride; /* a compressed key is the mean of kernel_size keys, one every kernel_stride */
+    int32_t block_size;                 /* what is selected; a multiple of kernel_stride */
+    int32_t init_blocks, topk;
+    int32_t window_size;
+    int64_t dense_len; /* shorter sequences see everything; -1: never */
+    bool use_nope;     /* blocks are scored with queries and keys before rotation */
+} sala_sparse_config;
+
+/* Coarse rows, which give the normaliser of the scores, are this much longer and further apart than fine ones. */
+#define SALA_SPARSE_COARSE 4
+
+typedef struct sala_lightning_config {
+    int32_t n_heads, n_kv_heads, head_dim;
+    double scale; /* of q . k */
+    bool rope, qk_norm, out_norm, gate;
+} sala_lightning_config;
 
 typedef enum sala_rope_kind {
     SALA_ROPE_NONE,
@@ -42,23 +64,30 @@ typedef struct sala_rope_config {
 #define SALA_MAX_EOS 16
 
 typedef struct sala_config {
-    char architecture[64]; /* family name, as in GGUF: "llama", "minicpm", "qwen2", "qwen3" */
-    char *name;            /* owned; may be NULL */
+    char
+        architecture[64]; /* family name, as in GGUF: "llama", "minicpm", "qwen2", "qwen3", "minicpm-sala", "hypenet" */
+    char *name;           /* owned; may be NULL */
     char quant_method[32]; /* quantization_config.quant_method of config.json ("gptq"); "" when there is none */
     int32_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab;
     int64_t n_ctx_train;
     double rms_eps;
     bool tied_head; /* output uses the embedding matrix */
     bool qkv_bias, o_bias, mlp_bias;
-    bool qk_norm;           /* RMS norm of each head of q and k, before rope */
-    double embed_scale;     /* e: rows of the embedding are multiplied by it; 1 */
-    double residual_scale;  /* r: 1 */
-    double logit_divisor;   /* z: logits are divided by it; 1 */
-    double attn_scale;      /* 1/sqrt(head_dim) unless the model says otherwise */
+    bool qk_norm;          /* RMS norm of each head of q and k, before rope */
+    double embed_scale;    /* e: rows of the embedding are multiplied by it; 1 */
+    double residual_scale; /* r: 1 */
+    double logit_divisor;  /* z: logits are divided by it; 1 */
+    double attn_scale;     /* 1/sqrt(head_dim) unless the model says otherwise */
+    bool attn_rope;        /* softmax layers rotate q and k; default true */
+    bool attn_gate;        /* softmax layers: output times sigmoid of a projection of the layer's input */
+    double
+        attn_scale_base; /* > 0: queries at position p are scaled by log(p + base) / log(floor(base)) too (HypeNet) */
     int32_t sliding_window; /* 0: none */
     sala_rope_config rope;
-    sala_mixer_kind *mixers; /* [n_layers], owned */
-    int32_t bos, pad;        /* -1: none */
+    sala_mixer_kind *mixers;         /* [n_layers], owned */
+    sala_sparse_config sparse;       /* block_size 0: the model has none */
+    sala_lightning_config lightning; /* n_heads 0: no such layer */
+    int32_t bos, pad;                /* -1: none */
     int32_t eos[SALA_MAX_EOS];
     int n_eos;
     /* generation_config.json or GGUF general.sampling.*; negative: not given */
@@ -73,6 +102,17 @@ sala_status sala_config_from_dir(sala_config *out, const char *dir, sala_error *
 sala_status sala_config_from_json(sala_config *out, const json_t *config, const json_t *generation, sala_error *err);
 void sala_config_free(sala_config *c); /* frees what c owns, not c */
 
+/* The constants that MiniCPM4's and SALA's makers use. */
+sala_sparse_config sala_sparse_defaults(void);
+/* All softmax layers become sparse ones with these constants, or dense ones again (NULL). */
+sala_status sala_config_set_sparse(sala_config *c, const sala_sparse_config *sparse, sala_error *err);
+/* Blocks that a query selects. */
+static inline int32_t sala_sparse_selected(const sala_sparse_config *s)
+{
+    return s->topk + s->window_size / s->block_size;
+}
+int sala_config_count(const sala_config *c, sala_mixer_kind kind); /* layers of a kind */
+
 /* ---- families ---- */
 
 typedef struct sala_family {
@@ -81,6 +121,7 @@ typedef struct sala_family {
     const char *hf_arch;     /* written to architectures[] on export */
     bool gguf_permuted;      /* GGUF files hold q and k rows permuted for interleaved rope */
     bool qkv_bias, qk_norm;  /* defaults; config.json and the presence of tensors override */
+    bool hybrid;             /* mixer_types says what each layer is */
     bool mup_scales;         /* reads scale_emb, scale_depth, dim_model_base */
 } sala_family;
 
@@ -109,6 +150,10 @@ typedef enum sala_tensor_role {
     SALA_T_O_BIAS,
     SALA_T_Q_NORM,
     SALA_T_K_NORM,
+    SALA_T_ATTN_GATE,   /* softmax layers: gate of the output */
+    SALA_T_LINEAR_GATE, /* lightning layers: the same, under its own name */
+    SALA_T_LINEAR_GATE_BIAS,
+    SALA_T_MIX_NORM, /* lightning layers: norm of the concatenated heads */
     SALA_T_FFN_NORM,
     SALA_T_GATE,
     SALA_T_UP,

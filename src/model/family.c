@@ -11,6 +11,12 @@ static const sala_family families[] = {
      .mup_scales = true},
     {.name = "qwen2", .hf_types = {"qwen2"}, .hf_arch = "Qwen2ForCausalLM", .qkv_bias = true},
     {.name = "qwen3", .hf_types = {"qwen3"}, .hf_arch = "Qwen3ForCausalLM", .qk_norm = true},
+    {.name = "minicpm-sala",
+     .hf_types = {"minicpm_sala"},
+     .hf_arch = "MiniCPMSALAForCausalLM",
+     .mup_scales = true,
+     .hybrid = true},
+    {.name = "hypenet", .hf_types = {"hypenet"}, .hf_arch = "HypeNetForCausalLM", .qk_norm = true, .hybrid = true},
 };
 
 const sala_family *sala_family_by_name(const char *gguf_architecture)
@@ -32,5 +38,5 @@ const sala_family *sala_family_by_hf(const char *model_type)
 
 const char *sala_family_names(void)
 {
-    return "llama, minicpm, qwen2, qwen3";
+    return "llama, minicpm, qwen2, qwen3, minicpm-sala, hypenet";
 }

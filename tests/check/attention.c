@@ -29,7 +29,7 @@ static void run(problem *p)
     memset(p->acc, 0, (size_t)(p->n_q * p->d) * sizeof(float));
     const size_t block = (size_t)(SALA_KV_BLOCK * p->d) * (p->half ? 2 : 4);
     for (int b = 0; b < p->n_blocks; b++) {
-        sala_attn_block_fn *fn = p->half ? p->k->attn_block_f16 : p->k->attn_block_f32;
+        sala_attn_block_fn *fn = p->half ? p->k->kv[SALA_KV_AS_F16].attn_block : p->k->kv[SALA_KV_AS_F32].attn_block;
         fn(p->acc, p->m, p->l, p->q, p->keys + (size_t)b * block, p->values + (size_t)b * block, p->n_q, p->d,
            p->visible[b], p->scratch, b + 1 < p->n_blocks ? p->keys + (size_t)(b + 1) * block : NULL);
     }

@@ -210,7 +210,7 @@ static void same_reference(check *c)
             memset(acc, 0, (Q * D + 2 * Q) * sizeof(float));
             for (int j = 0; j < Q; j++)
                 m[j] = -INFINITY;
-            k[i].attn_block_f32(acc, m, l, q, kv, kv + SALA_KV_BLOCK * D, Q, D, visible, scratch, NULL);
+            k[i].kv[SALA_KV_AS_F32].attn_block(acc, m, l, q, kv, kv + SALA_KV_BLOCK * D, Q, D, visible, scratch, NULL);
             lse[i] = k[i].log_sum_exp(x, N);
         }
         if (memcmp(out[0], out[1], total * sizeof(float)) != 0 || memcmp(&lse[0], &lse[1], sizeof lse[0]) != 0)

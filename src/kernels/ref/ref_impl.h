@@ -301,6 +301,9 @@ static void attn_block_f16(float *acc, float *m, float *l, const float *q, const
     attn_block(acc, m, l, q, k, v, n_q, d, n_visible, scratch, true);
 }
 
+#include "kernels/ref/kv_impl.h"
+#include "kernels/ref/mix_impl.h"
+
 void REF_NAME(sala_fill)(sala_kernels *out)
 {
     out->rms_norm = rms_norm;
@@ -309,9 +312,11 @@ void REF_NAME(sala_fill)(sala_kernels *out)
     out->rope = rope;
     out->f32_to_f16 = f32_to_f16;
     out->f16_to_f32 = f16_to_f32;
-    out->attn_block_f32 = attn_block_f32;
-    out->attn_block_f16 = attn_block_f16;
+    out->kv[SALA_KV_AS_F32].attn_block = attn_block_f32;
+    out->kv[SALA_KV_AS_F16].attn_block = attn_block_f16;
     out->argmax = argmax;
     out->log_sum_exp = log_sum_exp;
     out->all_finite = all_finite;
+    fill_kv(out);
+    fill_mix(out);
 }

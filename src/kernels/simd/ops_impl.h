@@ -365,6 +365,9 @@ static void attn_block_f16(float *acc, float *m, float *l, const float *q, const
     attn_block(acc, m, l, q, k, v, n_q, d, n_visible, scratch, next, true);
 }
 
+#include "kernels/simd/kv_impl.h"
+#include "kernels/simd/mix_impl.h"
+
 void OPS_FILL(sala_kernels *out)
 {
     out->rms_norm = rms_norm;
@@ -373,9 +376,11 @@ void OPS_FILL(sala_kernels *out)
     out->rope = rope;
     out->f32_to_f16 = f32_to_f16;
     out->f16_to_f32 = f16_to_f32;
-    out->attn_block_f32 = attn_block_f32;
-    out->attn_block_f16 = attn_block_f16;
+    out->kv[SALA_KV_AS_F32].attn_block = attn_block_f32;
+    out->kv[SALA_KV_AS_F16].attn_block = attn_block_f16;
     out->argmax = argmax;
     out->log_sum_exp = log_sum_exp;
     out->all_finite = all_finite;
+    fill_kv(out);
+    fill_mix(out);
 }

@@ -19,7 +19,8 @@ static const uint32_t cpus[] = {
 static bool complete(const sala_kernels *k)
 {
     return k->family && k->rms_norm && k->add_scaled && k->swiglu && k->rope && k->f32_to_f16 && k->f16_to_f32 &&
-           k->attn_block_f32 && k->attn_block_f16 && k->argmax && k->log_sum_exp && k->all_finite;
+           k->kv[SALA_KV_AS_F32].attn_block && k->kv[SALA_KV_AS_F16].attn_block && k->argmax && k->log_sum_exp &&
+           k->all_finite;
 }
 
 static void every_cpu_gets_every_kernel(void **state)
