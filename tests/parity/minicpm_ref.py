@@ -1,5 +1,6 @@
 """The MiniCPM family (MiniCPM4, 4.1, BitCPM4) in plain PyTorch, float32, dense attention: a reference to compare with,
 because transformers ships no native class for it. Written from the model's definition; one function per formula.
+With a `sparse_config` these models are served by sala_ref.py, which shares the rope tables.
 
     h = e * Embed[id];  h += r * Attn(RMS(h));  h += r * MLP(RMS(h));  logits = RMS(h) / z . Wlm^T
     e = scale_emb, r = scale_depth / sqrt(layers), z = hidden / dim_model_base
@@ -10,6 +11,23 @@ import pathlib
 
 import torch
 from safetensors.torch import load_file
+
+
+def rope_tables(c, d, n, planned, rule, dtype):
+    """cos and sin [n, d]. longrope, rule "length": the long list when the planned tokens exceed the original context;
+    "config": when the configured context does, as the models' own code decides."""
+    inv = c.get("rope_theta", 10000.0) ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
+    scale, rope = 1.0, c.get("rope_scaling")
+    if rope:
+        assert rope["rope_type"] == "longrope", rope
+        original = rope["original_max_position_embeddings"]
+        long = max(planned, c["max_position_embeddings"] if rule == "config" else 0) > original
+        inv = inv / torch.tensor(rope["long_factor" if long else "short_factor"], dtype=torch.float64)
+        ratio = c["max_position_embeddings"] / original
+        scale = math.sqrt(1 + math.log(ratio) / math.log(original)) if ratio > 1 else 1.0
+    angle = torch.outer(torch.arange(n, dtype=torch.float64), inv)
+    angle = torch.cat([angle, angle], -1)
+    return (angle.cos() * scale).to(dtype), (angle.sin() * scale).to(dtype)
 
 
 class MiniCPM:
@@ -23,23 +41,6 @@ class MiniCPM:
     def norm(self, x, name):
         return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.c["rms_norm_eps"]) * self.w[name]
 
-    def cos_sin(self, n, planned, rule):
-        """[n, d] tables. rule "length": the long list when the planned tokens exceed the original context;
-        "config": when the configured context does, as the models' own code decides."""
-        c, d = self.c, self.head_dim()
-        inv = c.get("rope_theta", 10000.0) ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
-        scale = 1.0
-        rope = c.get("rope_scaling")
-        if rope:
-            original = rope["original_max_position_embeddings"]
-            long = max(planned, c["max_position_embeddings"] if rule == "config" else 0) > original
-            inv = inv / torch.tensor(rope["long_factor" if long else "short_factor"], dtype=torch.float64)
-            ratio = c["max_position_embeddings"] / original
-            scale = math.sqrt(1 + math.log(ratio) / math.log(original)) if ratio > 1 else 1.0
-        angle = torch.outer(torch.arange(n, dtype=torch.float64), inv)
-        angle = torch.cat([angle, angle], -1)
-        return (angle.cos() * scale).float(), (angle.sin() * scale).float()
-
     def head_dim(self):
         return self.c.get("head_dim") or self.c["hidden_size"] // self.c["num_attention_heads"]
 
@@ -48,7 +49,7 @@ class MiniCPM:
         c, w, n, d = self.c, self.w, len(ids), self.head_dim()
         heads, kv = c["num_attention_heads"], c["num_key_value_heads"]
         residual = c["scale_depth"] / math.sqrt(c["num_hidden_layers"])
-        cos, sin = self.cos_sin(n, n, rule)
+        cos, sin = rope_tables(c, d, n, n, rule, torch.float32)
         turn = lambda x: x * cos + torch.cat([-x[..., d // 2:], x[..., :d // 2]], -1) * sin
         future = torch.full((n, n), -math.inf).triu(1)
         h = w["model.embed_tokens.weight"][torch.tensor(ids)] * c["scale_emb"]

@@ -1,4 +1,5 @@
-"""Reference logits of a Hugging Face directory: transformers in float32, or minicpm_ref.py for the MiniCPM family."""
+"""Reference logits of a Hugging Face directory: transformers in float32, minicpm_ref.py for the dense MiniCPM family,
+sala_ref.py for hybrid and sparse models."""
 import json
 import pathlib
 
@@ -6,6 +7,9 @@ import pathlib
 def reference_logits(directory, ids, rule="length"):
     import torch
     config = json.loads((pathlib.Path(directory) / "config.json").read_text())
+    if config["model_type"] in ("minicpm_sala", "hypenet") or config.get("sparse_config"):
+        from sala_ref import Model
+        return Model(directory).logits(ids)
     if config["model_type"] == "minicpm":
         from minicpm_ref import MiniCPM
         return MiniCPM(directory).logits(ids, rule)

@@ -73,7 +73,7 @@ def checkpoint(name):
 
 
 def families(report, only=None):
-    for name in only or make_checkpoint.PRESETS:
+    for name in only or make_checkpoint.DENSE:
         model = checkpoint(name)
         ids = token_list(100, 340, 9)  # beyond every fixture's first context: llama.cpp, whose contexts are multiples of
         # 256, would take the long list of longrope even for short texts
