@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Small checkpoints of every dense family (sala.py has the others), several seeds: logits against the reference, short, beyond the original context,
-and in chunks. Limits: max error 1e-3 of the logits' standard deviation with the reference kernels; chunked runs within
-1e-5 of the whole one, relative to the largest logit; the fast kernels are reported and must agree to 2e-2 and on the most probable
-token wherever it leads by more than that."""
+"""Small checkpoints of every dense family (sala.py has the others), several seeds: logits against the reference, short,
+beyond the original context, and in chunks. Limits: max error 1e-3 of the logits' standard deviation with the reference
+kernels; chunked runs within 1e-5 of the whole one, relative to the largest logit; the fast kernels are reported and must
+agree to 2e-2 and on the most probable token wherever it leads by more than that."""
 import sys
 
 import numpy as np
