@@ -15,6 +15,8 @@ sala_status sala_checkpoint_open(sala_checkpoint *out, const char *path, bool wa
         st = sala_config_from_dir(&c.config, path, err);
         if (st == SALA_OK && want_weights) {
             st = sala_safetensors_open(&c.st, path, err);
+            if (st == SALA_OK)
+                st = sala_config_fit_lightning(&c.config, c.st, err);
         }
     } else {
         st = sala_gguf_open(&c.gguf, path, err);

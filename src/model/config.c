@@ -85,16 +85,24 @@ static sala_status check_factors(const sala_rope_config *r, const float *f, cons
     return SALA_OK;
 }
 
+int32_t sala_config_rope_head(const sala_config *c)
+{
+    const bool linear_only =
+        !c->attn_rope && c->lightning.rope && c->mixers && sala_config_count(c, SALA_MIXER_LIGHTNING) > 0;
+    return linear_only ? c->lightning.head_dim : c->head_dim;
+}
+
 static sala_status check_rope(const sala_config *c, sala_error *err)
 {
     const sala_rope_config *r = &c->rope;
+    const int32_t head = sala_config_rope_head(c);
     if (r->kind == SALA_ROPE_NONE)
         return SALA_OK;
-    if (r->n_rot < 2 || r->n_rot > c->head_dim || r->n_rot % 2)
+    if (r->n_rot < 2 || r->n_rot > head || r->n_rot % 2)
         return sala_fail(err, SALA_E_CORRUPT,
                          "rope turns %" PRId32 " components of a head of %" PRId32
                          ", expected an even number up to that",
-                         r->n_rot, c->head_dim);
+                         r->n_rot, head);
     if (!isfinite(r->theta) || r->theta <= 1)
         return sala_fail(err, SALA_E_CORRUPT, "rope base frequency is %g, expected more than 1", r->theta);
     if (!positive(r->factor))
@@ -181,9 +189,27 @@ static sala_status check_lightning(sala_config *c, sala_error *err)
     if (!positive(l->scale))
         return sala_fail(err, SALA_E_CORRUPT, "the scale of lightning attention is %g, expected a positive number",
                          l->scale);
-    if (l->rope && c->rope.n_rot > l->head_dim)
-        return sala_fail(err, SALA_E_CORRUPT, "rope turns %" PRId32 " components, but a lightning head has %" PRId32,
-                         c->rope.n_rot, l->head_dim);
+    /* The original code has one table of angles and puts it on both kinds of layers. */
+    if (l->rope && c->attn_rope && l->head_dim != c->head_dim &&
+        sala_config_count(c, SALA_MIXER_LIGHTNING) < c->n_layers)
+        return sala_fail(err, SALA_E_UNSUPPORTED,
+                         "softmax heads of %" PRId32 " and lightning heads of %" PRId32
+                         " components both rotate; one table of angles needs equal sizes",
+                         c->head_dim, l->head_dim);
+    return SALA_OK;
+}
+
+/* Attention that sees a window only and attention that selects blocks exclude one another. */
+static sala_status check_window(const sala_config *c, sala_error *err)
+{
+    if (c->sliding_window < 0)
+        return sala_fail(err, SALA_E_CORRUPT, "the sliding window is %" PRId32 ", expected 0 or more",
+                         c->sliding_window);
+    if (c->sliding_window > 0 && c->sparse.block_size > 0)
+        return sala_fail(err, SALA_E_UNSUPPORTED,
+                         "the model has a sliding window of %" PRId32
+                         " tokens and sparse attention; only one of them is possible",
+                         c->sliding_window);
     return SALA_OK;
 }
 
@@ -210,9 +236,7 @@ sala_status sala_config_finish(sala_config *c, sala_error *err)
         return sala_fail(err, SALA_E_CORRUPT,
                          "%" PRId32 " attention heads can not share %" PRId32 " key/value heads evenly", c->n_heads,
                          c->n_kv_heads);
-    if (c->sliding_window < 0)
-        return sala_fail(err, SALA_E_CORRUPT, "the sliding window is %" PRId32 ", expected 0 or more",
-                         c->sliding_window);
+    TRY(check_window(c, err));
     if (!isfinite(c->rms_eps) || c->rms_eps < 0 || c->rms_eps >= 1)
         return sala_fail(err, SALA_E_CORRUPT, "the epsilon of the norms is %g, expected 0 to 1", c->rms_eps);
     if (c->attn_scale == 0)
@@ -228,11 +252,10 @@ sala_status sala_config_finish(sala_config *c, sala_error *err)
         if (!positive(scales[i].value))
             return sala_fail(err, SALA_E_CORRUPT, "the %s is %g, expected a positive number", scales[i].what,
                              scales[i].value);
-    if (c->rope.n_rot == 0)
-        c->rope.n_rot = c->head_dim;
-    if (c->rope.original_max == 0)
-        c->rope.original_max = c->n_ctx_train;
-    TRY(check_rope(c, err));
+    if (c->attn_scale_base != 0 && !(isfinite(c->attn_scale_base) && c->attn_scale_base >= 2))
+        return sala_fail(err, SALA_E_CORRUPT,
+                         "the base of the position-dependent attention scale is %g, expected 2 or more",
+                         c->attn_scale_base);
     if (c->bos >= c->n_vocab)
         c->bos = -1;
     if (c->pad >= c->n_vocab)
@@ -245,7 +268,53 @@ sala_status sala_config_finish(sala_config *c, sala_error *err)
             c->mixers[i] = c->sparse.block_size > 0 ? SALA_MIXER_SPARSE : SALA_MIXER_DENSE;
     }
     TRY(check_lightning(c, err));
+    if (c->rope.n_rot == 0)
+        c->rope.n_rot = sala_config_rope_head(c);
+    if (c->rope.original_max == 0)
+        c->rope.original_max = c->n_ctx_train;
+    TRY(check_rope(c, err));
     return sala_config_check_sparse(&c->sparse, err);
+}
+
+const char *sala_mixer_kind_name(sala_mixer_kind kind)
+{
+    static const char *const names[] = {"dense", "sparse", "lightning"};
+    return (size_t)kind < SALA_ARRAY_LEN(names) ? names[kind] : "?";
+}
+
+static const sala_tensor *tensor_of(const sala_safetensors *st, sala_tensor_role role, int layer)
+{
+    char name[96];
+    return sala_safetensors_tensor(st, sala_tensor_name(name, role, layer, true));
+}
+
+sala_status sala_config_fit_lightning(sala_config *c, const sala_safetensors *st, sala_error *err)
+{
+    sala_lightning_config *l = &c->lightning;
+    const int32_t d = c->head_dim;
+    int layer = 0;
+    if (l->n_heads == 0 || (l->n_heads == c->n_heads && l->head_dim == d) ||
+        strcmp(c->architecture, "minicpm-sala") != 0)
+        return SALA_OK;
+    while (c->mixers[layer] != SALA_MIXER_LIGHTNING) /* there is one, or n_heads were 0 */
+        layer++;
+    const sala_tensor *q = tensor_of(st, SALA_T_Q, layer), *k = tensor_of(st, SALA_T_K, layer);
+    const sala_tensor *q_norm = tensor_of(st, SALA_T_Q_NORM, layer);
+    if (!q || !k || q->ne[1] != (int64_t)c->n_heads * d || k->ne[1] % d || k->ne[1] > q->ne[1] ||
+        (q_norm && q_norm->ne[0] != d))
+        return SALA_OK;
+    if (l->scale == 1 / sqrt((double)l->head_dim))
+        l->scale = 1 / sqrt((double)d);
+    else if (l->scale == 1 / (double)l->head_dim)
+        l->scale = 1 / (double)d;
+    const bool whole = c->rope.n_rot == sala_config_rope_head(c);
+    l->n_heads = c->n_heads;
+    l->n_kv_heads = (int32_t)(k->ne[1] / d);
+    l->head_dim = d;
+    if (whole)
+        c->rope.n_rot = sala_config_rope_head(c);
+    TRY(check_lightning(c, err));
+    return check_rope(c, err);
 }
 
 sala_sparse_config sala_sparse_defaults(void)
@@ -261,8 +330,12 @@ sala_sparse_config sala_sparse_defaults(void)
 
 sala_status sala_config_set_sparse(sala_config *c, const sala_sparse_config *sparse, sala_error *err)
 {
-    if (sparse)
+    if (sparse) {
         TRY(sala_config_check_sparse(sparse, err));
+        sala_config trial = *c;
+        trial.sparse = *sparse;
+        TRY(check_window(&trial, err));
+    }
     c->sparse = sparse ? *sparse : (sala_sparse_config){0};
     for (int32_t i = 0; i < c->n_layers; i++)
         if (c->mixers[i] != SALA_MIXER_LIGHTNING)

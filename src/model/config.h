@@ -6,6 +6,7 @@
 
 #include "base/base.h"
 #include "format/gguf.h"
+#include "format/safetensors.h"
 
 #include <jansson.h>
 
@@ -112,6 +113,13 @@ static inline int32_t sala_sparse_selected(const sala_sparse_config *s)
     return s->topk + s->window_size / s->block_size;
 }
 int sala_config_count(const sala_config *c, sala_mixer_kind kind); /* layers of a kind */
+const char *sala_mixer_kind_name(sala_mixer_kind kind);            /* "dense", "sparse", "lightning", as in GGUF */
+/* Size of the heads that rotate. */
+int32_t sala_config_rope_head(const sala_config *c);
+/* MiniCPM-SALA's own code shapes linear layers by num_attention_heads and head_dim, others' by lightning_nh and
+ * lightning_head_dim. A config read from JSON has the latter; where a checkpoint's tensors fit the former only, it is
+ * changed to that. Tensors that fit neither change nothing: loading tells. */
+sala_status sala_config_fit_lightning(sala_config *c, const sala_safetensors *st, sala_error *err);
 
 /* ---- families ---- */
 

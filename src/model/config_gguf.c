@@ -69,10 +69,23 @@ static bool has(source *s, const char *name)
     return sala_gguf_find(s->g, arch_key(s, name)) != NULL;
 }
 
-static const sala_tensor *tensor_of(source *s, sala_tensor_role role)
+static const sala_tensor *layer_tensor(source *s, sala_tensor_role role, int layer)
 {
     char name[96];
-    return sala_gguf_tensor(s->g, sala_tensor_name(name, role, 0, false));
+    return layer < 0 ? NULL : sala_gguf_tensor(s->g, sala_tensor_name(name, role, layer, false));
+}
+
+static const sala_tensor *tensor_of(source *s, sala_tensor_role role)
+{
+    return layer_tensor(s, role, 0);
+}
+
+static sala_status get_bool(source *s, bool *out, const char *name, bool fallback)
+{
+    *out = fallback;
+    if (has(s, name) && !sala_gguf_get_bool(s->g, s->key, out))
+        return sala_fail(s->err, SALA_E_CORRUPT, "%s is not true or false", s->key);
+    return SALA_OK;
 }
 
 /* ---- shapes ---- */
@@ -126,23 +139,123 @@ static sala_status read_shapes(source *s, sala_config *c)
     return read_vocab(s, c);
 }
 
-/* A file that holds a vocabulary only has no tensors to look at; the family's habits stand in. */
-static void read_switches(source *s, sala_config *c, const sala_family *family)
+/* ---- mixers ---- */
+
+/* Present when its block size is; readers that know nothing of it run the model densely. */
+static sala_status read_sparse(source *s, sala_config *c)
 {
+    sala_sparse_config d = sala_sparse_defaults();
+    const struct {
+        const char *name;
+        int32_t *out;
+    } ints[] = {{"attention.sparse.block_size", &d.block_size},
+                {"attention.sparse.kernel_size", &d.kernel_size},
+                {"attention.sparse.init_blocks", &d.init_blocks},
+                {"attention.sparse.kernel_stride", &d.kernel_stride},
+                {"attention.sparse.topk", &d.topk},
+                {"attention.sparse.window_size", &d.window_size}};
+    if (!has(s, "attention.sparse.block_size"))
+        return SALA_OK;
+    for (size_t i = 0; i < SALA_ARRAY_LEN(ints); i++)
+        TRY(get_int(s, ints[i].out, ints[i].name, *ints[i].out));
+    if (d.block_size == 0)
+        return sala_fail(s->err, SALA_E_CORRUPT, "%s.attention.sparse.block_size is 0, expected 1 or more", s->arch);
+    if (has(s, "attention.sparse.dense_length") && !sala_gguf_get_i64(s->g, s->key, &d.dense_len))
+        return sala_fail(s->err, SALA_E_CORRUPT, "%s is not an integer", s->key);
+    TRY(get_bool(s, &d.use_nope, "attention.sparse.score_unrotated", false));
+    c->sparse = d;
+    return SALA_OK;
+}
+
+static sala_status read_mixers(source *s, sala_config *c)
+{
+    const sala_gguf_kv *kv = sala_gguf_find(s->g, arch_key(s, "attention.mixers"));
+    if (!kv)
+        return SALA_OK;
+    if (kv->type != SALA_GGUF_ARRAY || kv->elem_type != SALA_GGUF_STRING)
+        return sala_fail(s->err, SALA_E_CORRUPT, "%s is not an array of names", s->key);
+    if (kv->count != (uint64_t)c->n_layers || c->n_layers < 1)
+        return sala_fail(s->err, SALA_E_CORRUPT, "%s names %" PRIu64 " layers, expected %" PRId32 " (%s.block_count)",
+                         s->key, kv->count, c->n_layers, s->arch);
+    c->mixers = malloc((size_t)kv->count * sizeof *c->mixers);
+    if (!c->mixers)
+        return sala_fail_memory(s->err, kv->count * sizeof *c->mixers);
+    sala_reader r = sala_gguf_array_reader(kv);
+    for (uint64_t i = 0; i < kv->count; i++) {
+        const char *name = "";
+        size_t len = 0;
+        int kind = SALA_MIXER_DENSE;
+        if (!sala_gguf_next_str(&r, &name, &len))
+            return sala_fail(s->err, SALA_E_CORRUPT, "%s ends early", s->key);
+        while (kind <= SALA_MIXER_LIGHTNING && (strlen(sala_mixer_kind_name((sala_mixer_kind)kind)) != len ||
+                                                memcmp(sala_mixer_kind_name((sala_mixer_kind)kind), name, len) != 0))
+            kind++;
+        if (kind > SALA_MIXER_LIGHTNING)
+            return sala_fail(s->err, SALA_E_UNSUPPORTED,
+                             "%s: layer %" PRIu64 " is \"%.*s\", expected \"dense\", \"sparse\" or \"lightning\"",
+                             s->key, i, (int)(len < 40 ? len : 40), sala_name_is_clean(name, len) ? name : "?");
+        c->mixers[i] = (sala_mixer_kind)kind;
+        if (kind == SALA_MIXER_SPARSE && c->sparse.block_size == 0)
+            return sala_fail(s->err, SALA_E_CORRUPT,
+                             "%s: layer %" PRIu64 " is sparse, but the file lacks %s.attention.sparse.block_size",
+                             s->key, i, s->arch);
+    }
+    return SALA_OK;
+}
+
+static int first_layer(const sala_config *c, bool lightning)
+{
+    if (!c->mixers)
+        return lightning ? -1 : 0;
+    for (int l = 0; l < c->n_layers; l++)
+        if ((c->mixers[l] == SALA_MIXER_LIGHTNING) == lightning)
+            return l;
+    return -1;
+}
+
+static sala_status read_lightning(source *s, sala_config *c)
+{
+    sala_lightning_config *l = &c->lightning;
+    const int layer = first_layer(c, true);
+    if (layer < 0)
+        return SALA_OK;
+    TRY(get_int(s, &l->n_heads, "lightning.head_count", c->n_heads));
+    TRY(get_int(s, &l->n_kv_heads, "lightning.head_count_kv", l->n_heads));
+    TRY(get_int(s, &l->head_dim, "lightning.key_length", c->head_dim));
+    l->scale = l->head_dim > 0 ? 1 / sqrt((double)l->head_dim) : 1;
+    TRY(get_number(s, &l->scale, "lightning.scale"));
+    TRY(get_bool(s, &l->rope, "lightning.rope", true));
+    l->qk_norm = layer_tensor(s, SALA_T_Q_NORM, layer) != NULL;
+    l->out_norm = layer_tensor(s, SALA_T_MIX_NORM, layer) != NULL;
+    l->gate = layer_tensor(s, SALA_T_LINEAR_GATE, layer) != NULL;
+    return SALA_OK;
+}
+
+/* A file that holds a vocabulary only has no tensors to look at; the family's habits stand in. */
+static sala_status read_switches(source *s, sala_config *c, const sala_family *family)
+{
+    TRY(read_sparse(s, c));
+    TRY(read_mixers(s, c));
+    TRY(read_lightning(s, c));
+    TRY(get_bool(s, &c->attn_rope, "attention.rope", true));
+    TRY(get_number(s, &c->attn_scale_base, "attention.scale_base"));
     if (!tensor_of(s, SALA_T_ATTN_NORM)) {
         c->qkv_bias = family->qkv_bias;
         c->qk_norm = family->qk_norm;
-        return;
+        return SALA_OK;
     }
+    const int softmax = first_layer(c, false);
     c->tied_head = !tensor_of(s, SALA_T_HEAD);
     c->qkv_bias = tensor_of(s, SALA_T_Q_BIAS) != NULL;
     c->o_bias = tensor_of(s, SALA_T_O_BIAS) != NULL;
     c->mlp_bias = tensor_of(s, SALA_T_GATE_BIAS) != NULL;
-    c->qk_norm = tensor_of(s, SALA_T_Q_NORM) != NULL;
+    c->qk_norm = layer_tensor(s, SALA_T_Q_NORM, softmax) != NULL;
+    c->attn_gate = layer_tensor(s, SALA_T_ATTN_GATE, softmax) != NULL;
+    return SALA_OK;
 }
 
 /* Files from before the scale keys existed mean the constants that all dense MiniCPM models share. */
-static sala_status read_mup(source *s, sala_config *c)
+static sala_status read_mup(source *s, sala_config *c, const sala_family *family)
 {
     c->embed_scale = 12;
     c->residual_scale = c->n_layers > 0 ? 1.4 / sqrt((double)c->n_layers) : 1;
@@ -150,9 +263,9 @@ static sala_status read_mup(source *s, sala_config *c)
     TRY(get_number(s, &c->embed_scale, "embedding_scale"));
     TRY(get_number(s, &c->residual_scale, "residual_scale"));
     TRY(get_number(s, &c->logit_divisor, "logit_scale"));
-    /* Some writers stored the inverse. No model of this family is narrower than its base width of 256, so that a value
-     * below one can only be that. */
-    if (c->logit_divisor > 0 && c->logit_divisor < 1 && c->n_embd >= 256)
+    /* Some writers stored the inverse. No dense model of this family is narrower than its base width of 256, so that a
+     * value below one can only be that. */
+    if (family->gguf_permuted && c->logit_divisor > 0 && c->logit_divisor < 1 && c->n_embd >= 256)
         c->logit_divisor = 1 / c->logit_divisor;
     return SALA_OK;
 }
@@ -209,7 +322,7 @@ static sala_status read_rope(source *s, sala_config *c, const sala_family *famil
     double factor = 0;
     int32_t original = 0;
     r->half = !family->gguf_permuted;
-    TRY(get_int(s, &r->n_rot, "rope.dimension_count", c->head_dim));
+    TRY(get_int(s, &r->n_rot, "rope.dimension_count", sala_config_rope_head(c)));
     TRY(get_number(s, &r->theta, "rope.freq_base"));
     TRY(get_number(s, &factor, "rope.scale_linear")); /* the key of early files */
     TRY(get_number(s, &factor, "rope.scaling.factor"));
@@ -308,9 +421,9 @@ static void read_sampling(const sala_gguf *g, sala_config *c)
 static sala_status read_all(source *s, sala_config *c, const sala_family *family)
 {
     TRY(read_shapes(s, c));
-    read_switches(s, c, family);
+    TRY(read_switches(s, c, family));
     if (family->mup_scales)
-        TRY(read_mup(s, c));
+        TRY(read_mup(s, c, family));
     TRY(read_rope(s, c, family));
     const char *name;
     size_t len;

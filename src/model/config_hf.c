@@ -15,6 +15,34 @@
 
 #define MAX_JSON_BYTES (16u << 20)
 
+/* How a family of hybrid models spells its switches, and what an absent one means. The defaults of MiniCPM-SALA are
+ * those of its released checkpoint, HypeNet's those of its configuration class. */
+typedef struct hybrid_keys {
+    const char *softmax; /* the name of a softmax layer in mixer_types */
+    bool mixers_required;
+    bool logits_scaling;       /* attn_logits_scaling is read */
+    bool attn_rope, attn_gate; /* defaults of attn_use_rope, attn_use_output_gate */
+    const char *qk_norm, *out_norm, *gate;
+    bool has_qk_norm, has_out_norm, has_gate;
+} hybrid_keys;
+
+static const hybrid_keys sala_keys = {.softmax = "minicpm4",
+                                      .mixers_required = true,
+                                      .attn_gate = true,
+                                      .qk_norm = "qk_norm",
+                                      .has_qk_norm = true,
+                                      .out_norm = "use_output_norm",
+                                      .has_out_norm = true,
+                                      .gate = "use_output_gate",
+                                      .has_gate = true};
+
+static const hybrid_keys hypenet_keys = {.softmax = "attn",
+                                         .logits_scaling = true,
+                                         .attn_rope = true,
+                                         .qk_norm = "lightning_use_qk_norm",
+                                         .out_norm = "lightning_use_output_norm",
+                                         .gate = "lightning_use_output_gate"};
+
 /* What transformers assumes when a key is absent. */
 typedef struct hf_class {
     const char *model_type, *architecture;
@@ -27,6 +55,7 @@ typedef struct hf_class {
     bool tied;
     bool attention_bias, mlp_bias; /* these keys are read */
     double scale_emb, scale_depth, dim_model_base;
+    const hybrid_keys *hybrid; /* NULL: all layers are alike */
 } hf_class;
 
 static const hf_class classes[] = {
@@ -82,6 +111,25 @@ static const hf_class classes[] = {
      .sliding_window = 4096,
      .window_switch = true,
      .attention_bias = true},
+    {.model_type = "minicpm_sala",
+     .architecture = "MiniCPMSALAForCausalLM",
+     .context = 524288,
+     .bos = 1,
+     .eos = 2,
+     .attention_bias = true,
+     .scale_emb = 12,
+     .scale_depth = 1.4,
+     .dim_model_base = 256,
+     .hybrid = &sala_keys},
+    {.model_type = "hypenet",
+     .architecture = "HypeNetForCausalLM",
+     .kv_heads = 32,
+     .head_dim = 128,
+     .context = 32768,
+     .bos = -1,
+     .eos = -1,
+     .attention_bias = true,
+     .hybrid = &hypenet_keys},
 };
 
 /* ---- values; null counts as absent ---- */
@@ -309,11 +357,229 @@ static sala_status read_rope(sala_config *c, const json_t *config, const sala_fa
     TRY(get_number(rope, &part, "partial_rotary_factor", err));
     if (!(part > 0 && part <= 1))
         return sala_fail(err, SALA_E_CORRUPT, "\"partial_rotary_factor\" is %g, expected 0 to 1", part);
-    c->rope.n_rot = (int32_t)(c->head_dim * part);
+    c->rope.n_rot = (int32_t)(sala_config_rope_head(c) * part);
     if (part < 1 && c->rope.n_rot < 2)
         return sala_fail(err, SALA_E_CORRUPT, "rope turns %" PRId32 " components of a head, expected 2 or more",
                          c->rope.n_rot);
     return read_scaling(c, config, rope, family, err);
+}
+
+/* ---- sparse attention ---- */
+
+/* Absent keys mean the constants that all released checkpoints have. */
+static sala_status read_sparse(sala_config *c, const json_t *config, sala_error *err)
+{
+    const json_t *o = get(config, "sparse_config");
+    sala_sparse_config s = sala_sparse_defaults();
+    const struct {
+        const char *key;
+        int32_t *out;
+    } ints[] = {{"kernel_size", &s.kernel_size},
+                {"kernel_stride", &s.kernel_stride},
+                {"block_size", &s.block_size},
+                {"init_blocks", &s.init_blocks},
+                {"topk", &s.topk},
+                {"window_size", &s.window_size}};
+    if (!o)
+        return SALA_OK;
+    if (!json_is_object(o))
+        return sala_fail(err, SALA_E_CORRUPT, "\"sparse_config\" is not an object");
+    for (size_t i = 0; i < SALA_ARRAY_LEN(ints); i++) {
+        const sala_status st = get_int(o, ints[i].out, ints[i].key, *ints[i].out, err);
+        if (st != SALA_OK)
+            return sala_fail_prefix(err, st, "\"sparse_config\"");
+    }
+    if (get(o, "dense_len") && !integer_of(get(o, "dense_len"), &s.dense_len))
+        return sala_fail(err, SALA_E_CORRUPT, "\"sparse_config\": \"dense_len\" is not an integer");
+    const sala_status st = get_bool(o, &s.use_nope, "use_nope", false, err);
+    if (st != SALA_OK)
+        return sala_fail_prefix(err, st, "\"sparse_config\"");
+    /* In the struct a block size of zero means that there is no such attention; here it is a mistake. */
+    if (s.block_size == 0)
+        return sala_fail(err, SALA_E_CORRUPT, "\"sparse_config\": \"block_size\" is 0, expected 1 or more");
+    c->sparse = s;
+    return SALA_OK;
+}
+
+/* ---- hybrid models ---- */
+
+/* A switch; null is false here, as in the classes, which hand it on as it is. */
+static sala_status get_switch(const json_t *o, bool *out, const char *key, bool fallback, sala_error *err)
+{
+    *out = false;
+    return json_is_null(json_object_get(o, key)) ? SALA_OK : get_bool(o, out, key, fallback, err);
+}
+
+/* Single letters that must change to turn a into b; names longer than 24 are far from everything. */
+static int distance(const char *a, const char *b)
+{
+    const size_t n = strlen(a), m = strlen(b);
+    int row[25];
+    if (n > 24 || m > 24)
+        return 25;
+    for (size_t j = 0; j <= m; j++)
+        row[j] = (int)j;
+    for (size_t i = 1; i <= n; i++) {
+        int diagonal = row[0];
+        row[0] = (int)i;
+        for (size_t j = 1; j <= m; j++) {
+            const int change = diagonal + (a[i - 1] != b[j - 1]);
+            const int shift = (row[j] < row[j - 1] ? row[j] : row[j - 1]) + 1;
+            diagonal = row[j];
+            row[j] = change < shift ? change : shift;
+        }
+    }
+    return row[m];
+}
+
+static sala_status refuse_mixer(const hybrid_keys *k, const char *name, size_t layer, sala_error *err)
+{
+    static const char *const others[] = {"gdn",        "gated-deltanet", "gated_deltanet", "kda",
+                                         "mamba2",     "mamba",          "deltanet",       "gla",
+                                         "simple-gla", "rwkv",           "retention",      "swa"};
+    const char *const ours[] = {k->softmax, "lightning-attn", "lightning_attn", "lightning"};
+    for (size_t i = 0; i < SALA_ARRAY_LEN(others); i++)
+        if (strcmp(name, others[i]) == 0)
+            return sala_fail(err, SALA_E_UNSUPPORTED,
+                             "\"mixer_types\": layer %zu is \"%s\", which is not supported; expected \"%s\" or "
+                             "\"lightning-attn\"",
+                             layer, name, k->softmax);
+    size_t best = 0;
+    for (size_t i = 1; i < SALA_ARRAY_LEN(ours); i++)
+        if (distance(name, ours[i]) < distance(name, ours[best]))
+            best = i;
+    return sala_fail(err, SALA_E_CORRUPT,
+                     "\"mixer_types\": layer %zu is \"%.40s\", expected \"%s\" or \"lightning-attn\" (nearest: "
+                     "\"%s\")",
+                     layer, name, k->softmax, ours[best]);
+}
+
+static sala_status read_mixers(sala_config *c, const json_t *config, const hybrid_keys *k, sala_error *err)
+{
+    const json_t *list = get(config, "mixer_types");
+    const size_t count = json_array_size(list);
+    if (list && !json_is_array(list))
+        return sala_fail(err, SALA_E_CORRUPT, "\"mixer_types\" is not a list");
+    if (count == 0 && !k->mixers_required)
+        return SALA_OK; /* softmax layers throughout */
+    if (!list)
+        return sala_fail(err, SALA_E_CORRUPT, "config.json lacks \"mixer_types\", which says what each layer is");
+    if (count != (size_t)c->n_layers)
+        return sala_fail(err, SALA_E_CORRUPT,
+                         "\"mixer_types\" names %zu layers, expected %" PRId32 " (\"num_hidden_layers\")", count,
+                         c->n_layers);
+    c->mixers = malloc(count * sizeof *c->mixers);
+    if (!c->mixers)
+        return sala_fail_memory(err, count * sizeof *c->mixers);
+    for (size_t i = 0; i < count; i++) {
+        const char *name = json_string_value(json_array_get(list, i));
+        if (!name || !sala_name_is_clean(name, strlen(name)))
+            return sala_fail(err, SALA_E_CORRUPT, "\"mixer_types\": layer %zu is not a name", i);
+        if (strcmp(name, k->softmax) == 0)
+            c->mixers[i] = c->sparse.block_size > 0 ? SALA_MIXER_SPARSE : SALA_MIXER_DENSE;
+        else if (strcmp(name, "lightning-attn") == 0 || strcmp(name, "lightning_attn") == 0 ||
+                 strcmp(name, "lightning") == 0)
+            c->mixers[i] = SALA_MIXER_LIGHTNING;
+        else
+            return refuse_mixer(k, name, i, err);
+    }
+    return SALA_OK;
+}
+
+/* A formula in the head size d. The classes take everything that they do not know for 1; a formula that nobody meant as
+ * 1 is refused here. */
+static sala_status read_lightning_scale(double *out, const json_t *config, int32_t d, sala_error *err)
+{
+    static const char *const ones[] = {"1", "1.0", "none", "None", ""};
+    const json_t *v = json_object_get(config, "lightning_scale");
+    const char *s = json_string_value(v);
+    *out = 1;
+    if (!v || (s && strcmp(s, "1/sqrt(d)") == 0)) {
+        *out = 1 / sqrt((double)d);
+        return SALA_OK;
+    }
+    if (s && strcmp(s, "1/d") == 0) {
+        *out = 1 / (double)d;
+        return SALA_OK;
+    }
+    if (json_is_null(v) || (json_is_number(v) && json_number_value(v) == 1))
+        return SALA_OK;
+    for (size_t i = 0; s && i < SALA_ARRAY_LEN(ones); i++)
+        if (strcmp(s, ones[i]) == 0)
+            return SALA_OK;
+    if (json_is_number(v))
+        return sala_fail(err, SALA_E_UNSUPPORTED, "\"lightning_scale\" is %g, expected \"1/sqrt(d)\", \"1/d\" or \"1\"",
+                         json_number_value(v));
+    return sala_fail(err, SALA_E_UNSUPPORTED,
+                     "\"lightning_scale\" is \"%.40s\", expected \"1/sqrt(d)\", \"1/d\" or \"1\"",
+                     s && sala_name_is_clean(s, strlen(s)) ? s : "(not text)");
+}
+
+static sala_status read_lightning(sala_config *c, const json_t *config, const hybrid_keys *k, sala_error *err)
+{
+    static const struct {
+        const char *key, *what;
+    } parts[] = {{"lightning_use_short_conv", "convolutions before linear attention"},
+                 {"lightning_layerwise_decay", "a decay that differs between layers"}};
+    sala_lightning_config *l = &c->lightning;
+    if (!c->mixers || sala_config_count(c, SALA_MIXER_LIGHTNING) == 0)
+        return SALA_OK;
+    for (size_t i = 0; i < SALA_ARRAY_LEN(parts); i++) {
+        bool on = false;
+        TRY(get_bool(config, &on, parts[i].key, false, err));
+        if (on)
+            return sala_fail(err, SALA_E_UNSUPPORTED, "\"%s\" is true, expected false; %s are not supported",
+                             parts[i].key, parts[i].what);
+    }
+    TRY(get_int(config, &l->n_heads, "lightning_nh", c->n_heads, err));
+    TRY(get_int(config, &l->n_kv_heads, "lightning_nkv", c->n_kv_heads, err));
+    TRY(get_int(config, &l->head_dim, "lightning_head_dim", c->head_dim, err));
+    TRY(get_switch(config, &l->rope, "lightning_use_rope", true, err));
+    TRY(get_switch(config, &l->qk_norm, k->qk_norm, k->has_qk_norm, err));
+    TRY(get_switch(config, &l->out_norm, k->out_norm, k->has_out_norm, err));
+    TRY(get_switch(config, &l->gate, k->gate, k->has_gate, err));
+    return read_lightning_scale(&l->scale, config, l->head_dim > 0 ? l->head_dim : 1, err);
+}
+
+/* HypeNet's scaling of logits: a number, or a text whose second word is the base of a logarithm of the position. */
+static sala_status read_logits_scaling(sala_config *c, const json_t *config, sala_error *err)
+{
+    static const double default_base = 362;
+    const json_t *v = get(config, "attn_logits_scaling");
+    const char *s = json_string_value(v);
+    if (!v)
+        return SALA_OK;
+    if (json_is_number(v)) {
+        const double factor = json_number_value(v);
+        if (!isfinite(factor) || factor <= 0)
+            return sala_fail(err, SALA_E_CORRUPT, "\"attn_logits_scaling\" is %g, expected a positive number", factor);
+        c->attn_scale = factor / sqrt((double)c->head_dim);
+        return SALA_OK;
+    }
+    if (!s || !sala_name_is_clean(s, strlen(s)))
+        return sala_fail(err, SALA_E_CORRUPT,
+                         "\"attn_logits_scaling\" is neither null, a number nor a text such as \"hype 362\"");
+    const char *second = s + strspn(s, " ");
+    second += strcspn(second, " ");
+    second += strspn(second, " ");
+    c->attn_scale_base = default_base;
+    if (*second) {
+        char *end;
+        c->attn_scale_base = strtod(second, &end);
+        if (end == second || (*end && *end != ' ') || !isfinite(c->attn_scale_base) || c->attn_scale_base < 2)
+            return sala_fail(err, SALA_E_CORRUPT,
+                             "\"attn_logits_scaling\" is \"%.60s\"; its second word is no number of 2 or more", s);
+    }
+    return SALA_OK;
+}
+
+static sala_status read_hybrid(sala_config *c, const json_t *config, const hybrid_keys *k, sala_error *err)
+{
+    TRY(read_mixers(c, config, k, err));
+    TRY(get_switch(config, &c->attn_rope, "attn_use_rope", k->attn_rope, err));
+    TRY(get_switch(config, &c->attn_gate, "attn_use_output_gate", k->attn_gate, err));
+    TRY(read_lightning(c, config, k, err));
+    return k->logits_scaling ? read_logits_scaling(c, config, err) : SALA_OK;
 }
 
 /* ---- attention windows ---- */
@@ -439,7 +705,8 @@ static sala_status read_all(sala_config *c, const json_t *config, const json_t *
     TRY(get_int(config, &c->n_kv_heads, "num_key_value_heads", null_kv || !k->kv_heads ? c->n_heads : k->kv_heads,
                 err));
     const int32_t even_share = c->n_heads > 0 ? c->n_embd / c->n_heads : 0;
-    TRY(get_int(config, &c->head_dim, "head_dim", k->head_dim ? k->head_dim : even_share, err));
+    const bool null_dim = k->hybrid && json_is_null(json_object_get(config, "head_dim"));
+    TRY(get_int(config, &c->head_dim, "head_dim", k->head_dim && !null_dim ? k->head_dim : even_share, err));
     TRY(get_int64(config, &c->n_ctx_train, "max_position_embeddings", k->context, err));
     TRY(get_number(config, &c->rms_eps, "rms_norm_eps", err));
     TRY(get_bool(config, &c->tied_head, "tie_word_embeddings", k->tied, err));
@@ -462,6 +729,9 @@ static sala_status read_all(sala_config *c, const json_t *config, const json_t *
         c->logit_divisor = c->n_embd / base;
     }
     TRY(read_window(c, config, k, err));
+    TRY(read_sparse(c, config, err));
+    if (k->hybrid)
+        TRY(read_hybrid(c, config, k->hybrid, err));
     TRY(read_rope(c, config, family, err));
     read_tokens(c, config, generation, k);
     TRY(read_sampling(c, generation, err));

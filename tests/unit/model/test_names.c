@@ -76,10 +76,11 @@ static void test_families(void **state)
     assert_string_equal(sala_family_by_hf("minicpm4")->name, "minicpm");
     assert_ptr_equal(sala_family_by_name("qwen2"), sala_family_by_hf("qwen2"));
     assert_null(sala_family_by_name("mistral"));
-    assert_null(sala_family_by_hf("minicpm_sala"));
+    assert_string_equal(sala_family_by_hf("minicpm_sala")->name, "minicpm-sala");
+    assert_null(sala_family_by_hf("minicpm-sala"));
     assert_null(sala_family_by_name(""));
     /* The list in messages names every family. */
-    static const char *const all[] = {"llama", "minicpm", "qwen2", "qwen3"};
+    static const char *const all[] = {"llama", "minicpm", "qwen2", "qwen3", "minicpm-sala", "hypenet"};
     for (size_t i = 0; i < SALA_ARRAY_LEN(all); i++) {
         assert_non_null(sala_family_by_name(all[i]));
         assert_non_null(strstr(sala_family_names(), all[i]));
