@@ -158,7 +158,9 @@ int main(int argc, char **argv)
     c.rng = seed;
     printf("seed %llu, cpu features 0x%x\n", (unsigned long long)seed, (unsigned)c.cpu);
     check_ops(&c);
+    check_cache(&c);
     check_attention(&c);
+    check_mix(&c);
     check_linear(&c);
     printf("%d variants, %d failed, %d not for this CPU\n", c.n_checks, c.n_failed, c.n_skipped);
     return c.n_failed || c.n_checks == 0;

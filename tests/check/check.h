@@ -41,8 +41,21 @@ double check_seconds(void); /* CPU time of this thread */
 /* Best CPU seconds per call of fn(user) over about 0.15 s: time that other programs take does not count. */
 double check_time(void (*fn)(void *user), void *user);
 
+/* Types of caches, by their index in sala_kernels. */
+typedef struct check_cache_type {
+    const char *name;
+    sala_dtype dtype;
+} check_cache_type;
+extern const check_cache_type check_cache_types[SALA_N_KV_KERNELS];
+/* One number of a head's keys or values, by the definition of the layout. */
+float check_cached(sala_dtype t, const void *head, bool is_key, int d, int token, int component);
+/* Makes a number of about the size of x, not x itself where its group has a scale; NaN makes its group NaN. */
+void check_cache_set(sala_dtype t, void *head, bool is_key, int d, int token, int component, float x);
+
 void check_linear(check *c);
 void check_ops(check *c);
+void check_cache(check *c);
 void check_attention(check *c);
+void check_mix(check *c);
 
 #endif

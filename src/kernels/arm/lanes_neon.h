@@ -129,6 +129,32 @@ static inline vi vi_dot(vi acc, vi a, vi b)
 #endif
 }
 
+/* Bytes, one in a lane; of the _n forms the first n, and the other lanes are zero and their memory is not read. */
+static inline vi vi_load_i8_n(const int8_t *p, int n)
+{
+    uint32_t bytes = 0;
+    memcpy(&bytes, p, (size_t)n);
+    return vi_of_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(bytes)))));
+}
+static inline vi vi_load_u8_n(const uint8_t *p, int n)
+{
+    uint32_t bytes = 0;
+    memcpy(&bytes, p, (size_t)n);
+    return vi_of_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(bytes)))));
+}
+static inline vi vi_load_i8(const int8_t *p)
+{
+    return vi_load_i8_n(p, 4);
+}
+static inline vi vi_load_u8(const uint8_t *p)
+{
+    return vi_load_u8_n(p, 4);
+}
+static inline vi vi_high_nibble(vi a) /* of lanes below 256 */
+{
+    return vi_of_u32(vshrq_n_u32(u32_of(a), 4));
+}
+
 static inline vf vf_zero(void)
 {
     return vdupq_n_f32(0);
@@ -240,6 +266,12 @@ static inline void vf_store_half_n(uint16_t *p, vf a, int n)
     vst1_u16(h, vreinterpret_u16_f16(vcvt_f16_f32(a)));
     memcpy(p, h, (size_t)n * sizeof h[0]);
 }
+static inline void vf_store_i8_n(int8_t *p, vf a, int n) /* whole numbers in [-128, 127] */
+{
+    const int16x4_t h = vmovn_s32(vcvtnq_s32_f32(a));
+    const uint32_t bytes = vget_lane_u32(vreinterpret_u32_s8(vmovn_s16(vcombine_s16(h, h))), 0);
+    memcpy(p, &bytes, (size_t)n);
+}
 /* The 16-bit fields at the head of a panel's block. */
 static inline vf vf_halves(const void *p)
 {
@@ -281,6 +313,11 @@ static inline float vf_hmax(vf a)
 static inline float vf_hsum(vf a)
 {
     return vaddvq_f32(a);
+}
+/* out[0..4) = the sums of the lanes of a, b, c, d, each in the same order */
+static inline void vf_hsum4(float *out, vf a, vf b, vf c, vf d)
+{
+    vst1q_f32(out, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
 }
 /* Sum in double of all lanes. */
 static inline double vf_hsum_f64(vf a)

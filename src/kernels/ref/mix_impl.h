@@ -1,7 +1,7 @@
 /* The reference of stage 1 of sparse attention, lightning attention, output gates. Included by ref_impl.h.
  *
- * All sums are kept in double and rounded once, so that what the other families are compared with is the better truth by
- * many digits. Each sum has one order, whatever shares the call. */
+ * All sums are kept in double and rounded once, so that what the other families are compared with is the better truth
+ * by many digits. Each sum has one order, whatever shares the call. */
 #ifndef SALA_KERNELS_REF_MIX_IMPL_H
 #define SALA_KERNELS_REF_MIX_IMPL_H
 

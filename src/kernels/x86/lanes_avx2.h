@@ -128,6 +128,32 @@ static inline vi vi_sign_8(vi a, vi by)
 }
 #endif
 
+/* Bytes, one in a lane; of the _n forms the first n, and the other lanes are zero and their memory is not read. */
+static inline vi vi_load_i8(const int8_t *p)
+{
+    return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+}
+static inline vi vi_load_u8(const uint8_t *p)
+{
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+}
+static inline vi vi_load_i8_n(const int8_t *p, int n)
+{
+    int64_t bytes = 0;
+    memcpy(&bytes, p, (size_t)n);
+    return _mm256_cvtepi8_epi32(_mm_cvtsi64_si128(bytes));
+}
+static inline vi vi_load_u8_n(const uint8_t *p, int n)
+{
+    int64_t bytes = 0;
+    memcpy(&bytes, p, (size_t)n);
+    return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bytes));
+}
+static inline vi vi_high_nibble(vi a) /* of lanes below 256 */
+{
+    return _mm256_srli_epi32(a, 4);
+}
+
 static inline vf vf_zero(void)
 {
     return _mm256_setzero_ps();
@@ -208,6 +234,13 @@ static inline void vf_store_half_n(uint16_t *p, vf a, int n)
     else
         memcpy(p, &h, (size_t)n * sizeof p[0]);
 }
+static inline void vf_store_i8_n(int8_t *p, vf a, int n) /* whole numbers in [-128, 127] */
+{
+    const vi i = _mm256_cvtps_epi32(a);
+    const __m128i h = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
+    const int64_t bytes = _mm_cvtsi128_si64(_mm_packs_epi16(h, h));
+    memcpy(p, &bytes, (size_t)n);
+}
 static inline vf vf_set1(float x)
 {
     return _mm256_set1_ps(x);
@@ -279,6 +312,17 @@ static inline float vf_hsum(vf a)
     __m128 q = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     q = _mm_add_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+/* out[0..4) = the sums of the lanes of a, b, c, d, each in the same order */
+static inline void vf_hsum4(float *out, vf a, vf b, vf c, vf d)
+{
+    const vf ab = _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+    const vf cd = _mm256_add_ps(_mm256_permute2f128_ps(c, d, 0x20), _mm256_permute2f128_ps(c, d, 0x31));
+    vf s = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee)); /* a a c c, b b d d */
+    s = _mm256_add_ps(s, _mm256_movehdup_ps(s));
+    const __m128 ac = _mm256_castps256_ps128(s), bd = _mm256_extractf128_ps(s, 1);
+    /* a * c *, b * d * */
+    _mm_storeu_ps(out, _mm_blend_ps(ac, _mm_moveldup_ps(bd), 0xa));
 }
 /* Sum in double of all lanes. */
 static inline double vf_hsum_f64(vf a)

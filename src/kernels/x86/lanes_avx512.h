@@ -101,6 +101,28 @@ static inline vi vi_dot(vi acc, vi u, vi s)
 }
 #endif
 
+/* Bytes, one in a lane; of the _n forms the first n, and the other lanes are zero and their memory is not read. */
+static inline vi vi_load_i8(const int8_t *p)
+{
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+static inline vi vi_load_u8(const uint8_t *p)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+static inline vi vi_load_i8_n(const int8_t *p, int n)
+{
+    return _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8((__mmask16)((1u << n) - 1), p));
+}
+static inline vi vi_load_u8_n(const uint8_t *p, int n)
+{
+    return _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8((__mmask16)((1u << n) - 1), p));
+}
+static inline vi vi_high_nibble(vi a) /* of lanes below 256 */
+{
+    return _mm512_srli_epi32(a, 4);
+}
+
 static inline vf vf_zero(void)
 {
     return _mm512_setzero_ps();
@@ -171,6 +193,10 @@ static inline void vf_store_half_n(uint16_t *p, vf a, int n)
 {
     _mm256_mask_storeu_epi16(p, mask_of(n), _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
+static inline void vf_store_i8_n(int8_t *p, vf a, int n) /* whole numbers in [-128, 127] */
+{
+    _mm_mask_storeu_epi8(p, mask_of(n), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+}
 static inline vf vf_set1(float x)
 {
     return _mm512_set1_ps(x);
@@ -239,6 +265,17 @@ static inline float vf_hsum(vf a)
     __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
     q = _mm_add_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+/* out[0..4) = the sums of the lanes of a, b, c, d, each in the same order */
+static inline void vf_hsum4(float *out, vf a, vf b, vf c, vf d)
+{
+    const vf ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    const vf cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+    vf s = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+    s = _mm512_add_ps(s, _mm512_permute_ps(s, 0x4e));
+    s = _mm512_add_ps(s, _mm512_permute_ps(s, 0xb1));
+    const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(first, s)));
 }
 /* Sum in double of all lanes. */
 static inline double vf_hsum_f64(vf a)
