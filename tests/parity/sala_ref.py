@@ -1,7 +1,7 @@
 """Hybrid and sparse models in plain PyTorch: MiniCPM-SALA, HypeNet, and llama, Qwen or MiniCPM models with a
-`sparse_config`. A reference to compare with, written from the definitions; clear rather than fast, and in float64 unless
-asked otherwise. Nothing here is chunked: every token sees the whole list of ids, so whatever a session does in pieces must
-come out as if it had been done at once.
+`sparse_config`. A reference to compare with, written from the definitions; clear rather than fast, and in float64
+unless asked otherwise. No model here runs in pieces: whatever a session does in pieces must come out as if it had been
+done at once.
 
 Softmax layers are dense or InfLLM-v2. For the query at position i, per key head, with the G query heads of its group:
 
@@ -13,7 +13,7 @@ Softmax layers are dense or InfLLM-v2. For the query at position i, per key head
     chosen       the topk + window / block best blocks not after the query's own; of equals the lower index
     output       softmax attention over the tokens <= i of the chosen blocks
 
-Lightning layers: S_t = exp(-slope) S_{t-1} + k_t v_t^T, o_t = scale q_t S_t, slopes as in ALiBi, the same in every layer.
+Lightning layers: S_t = exp(-slope) S_{t-1} + k_t v_t^T, o_t = scale q_t S_t, slopes as in ALiBi in every layer.
 """
 import json
 import math
@@ -118,15 +118,16 @@ def pool(p, n, s):
     blocks = -(-n // s.block)
     out = p.new_full((p.shape[0], p.shape[1], blocks), -math.inf)
     for b in range(blocks):
-        rows = [j for j in range(p.shape[2]) if j * s.stride < (b + 1) * s.block and j * s.stride + s.kernel > b * s.block]
+        first, end = b * s.block, (b + 1) * s.block
+        rows = [j for j in range(p.shape[2]) if j * s.stride < end and j * s.stride + s.kernel > first]
         if rows:
             out[:, :, b] = p[:, :, rows[0]:rows[-1] + 1].max(-1).values
     return out
 
 
 def choose(score, positions, s):
-    """Which blocks: bool [kv, m, B]; and how close the call was [kv, m]: the relative distance from the last block in to
-    the first one out, or from an exact tie of the two to the next score; inf when no free choice is contested."""
+    """Which blocks: bool [kv, m, B]; and how close the call was [kv, m]: the relative distance from the last block in
+    to the first one out, or from an exact tie of the two to the next score; inf when no free choice is contested."""
     index = torch.arange(score.shape[2])
     own = (positions // s.block)[:, None]
     forced = (index < s.init) | ((index >= own - s.window // s.block) & (index <= own))
@@ -141,8 +142,9 @@ def choose(score, positions, s):
     if rank.values.shape[-1] > count:
         inside, outside = rank.values[..., count - 1], rank.values[..., count]
         contested = torch.isfinite(inside) & torch.isfinite(outside) & (inside > 0)
-        above = rank.values.masked_fill((rank.values <= inside[..., None]) | (rank.values == math.inf), math.inf).min(-1).values
-        below = rank.values.masked_fill(rank.values >= inside[..., None], -math.inf).max(-1).values
+        edge = inside[..., None]
+        above = rank.values.masked_fill(rank.values <= edge, math.inf).min(-1).values
+        below = rank.values.masked_fill(rank.values >= edge, -math.inf).max(-1).values
         tied = torch.minimum(above - inside, inside - below)
         gap = torch.where(contested, torch.where(inside == outside, tied, inside - outside) / inside, gap)
     return chosen, gap
@@ -171,9 +173,9 @@ def infllm(q, k, v, positions, s, scale, q_score=None, k_score=None):
 
 
 class Model:
-    """A Hugging Face directory. After logits(): `gaps` maps (layer, key head, position) to the closeness of a contested
-    cut, for those below 1e-4; `closest` is the smallest; `sparse_tokens` counts queries that went through InfLLM-v2, over
-    layers and key heads, and `skipping` those of them that left a block out."""
+    """A Hugging Face directory. After logits(): `closest` is the smallest gap of `choose` over all layers, key heads
+    and positions; `sparse_tokens` counts queries that went through InfLLM-v2, over layers and key heads, and `skipping`
+    those of them that left a block out."""
 
     def __init__(self, directory, dtype=torch.float64):
         directory = pathlib.Path(directory)
@@ -210,7 +212,7 @@ class Model:
     def is_lightning(self, layer):
         return bool(self.c.get("mixer_types")) and self.c["mixer_types"][layer] in ("lightning-attn", "lightning_attn")
 
-    def attention(self, x, p, layer):
+    def attention(self, x, p):
         c, n, hype = self.c, x.shape[0], self.family == "hypenet"
         bias = self.family == "qwen2" or c.get("attention_bias", False)
         q = self.split(self.linear(x, p + "q_proj", bias), self.heads)
@@ -245,8 +247,6 @@ class Model:
             self.sparse_tokens += len(sparse) * self.kv
             self.skipping += int((chosen.sum(-1) < sparse // s.block + 1).sum())
             self.closest = min(self.closest, float(gap.min()))
-            for h, m in (gap < 1e-4).nonzero().tolist():
-                self.gaps[(layer, h, int(sparse[m]))] = float(gap[h, m])
         o = o.reshape(self.heads, n, self.d).transpose(0, 1).reshape(n, -1)
         if c.get("attn_use_output_gate", False):
             o = o * torch.sigmoid(self.linear(x, p + "o_gate", False))
@@ -283,7 +283,7 @@ class Model:
         c, n = self.c, len(ids)
         self.switch, self.planned = switch, n if planned is None else planned
         self.sparse = sparse or (Sparse.of_config(c["sparse_config"]) if c.get("sparse_config") else None)
-        self.gaps, self.closest, self.sparse_tokens, self.skipping = {}, math.inf, 0, 0
+        self.closest, self.sparse_tokens, self.skipping = math.inf, 0, 0
         mup = self.family.startswith("minicpm")
         embed = c["scale_emb"] if mup else 1.0
         residual = c["scale_depth"] / math.sqrt(c["num_hidden_layers"]) if mup else 1.0
@@ -295,7 +295,7 @@ class Model:
             p = "model.layers.%d." % layer
             x = self.norm(h, p + "input_layernorm")
             mix = self.lightning(x, p + "self_attn.") if self.is_lightning(layer) \
-                else self.attention(x, p + "self_attn.", layer)
+                else self.attention(x, p + "self_attn.")
             h = h + residual * mix
             x = self.norm(h, p + "post_attention_layernorm")
             y = torch.nn.functional.silu(self.linear(x, p + "mlp.gate_proj", mlp_bias))
