@@ -144,6 +144,11 @@ static void check_vector(selftest *t, const char *family, const sala_kernels *fa
     enum { N = 515, D = 64, QUERIES = 3 };
     float x[N], w[N], a[N], b[N];
     static float keys[SALA_KV_BLOCK * D], values[SALA_KV_BLOCK * D], scratch[SALA_ATTN_SCRATCH(QUERIES, D)];
+    static float stored[2][2][SALA_KV_BLOCK * D]; /* as large as the largest type needs */
+    static const struct {
+        const char *name;
+        sala_dtype dtype;
+    } caches[] = {{"f32", SALA_F32}, {"f16", SALA_F16}, {"q8_0", SALA_Q8_0}, {"q4", SALA_Q4_1}};
     sala_rng rng;
     char name[64];
     sala_rng_seed(&rng, 3);
@@ -161,24 +166,32 @@ static void check_vector(selftest *t, const char *family, const sala_kernels *fa
     add(t, "kernel", name, difference(a, b, N), 1e-5);
 
     const int32_t visible[QUERIES] = {1, 37, SALA_KV_BLOCK};
-    float q[QUERIES * D], acc[2][QUERIES * D] = {{0}}, m[2][QUERIES], l[2][QUERIES] = {{0}};
+    float q[QUERIES * D], acc[2][QUERIES * D], m[2][QUERIES], l[2][QUERIES];
     for (int i = 0; i < QUERIES * D; i++)
         q[i] = (float)(0.3 * sala_rng_normal(&rng));
     for (int i = 0; i < SALA_KV_BLOCK * D; i++) {
         keys[i] = (float)sala_rng_normal(&rng);
         values[i] = (float)sala_rng_normal(&rng);
     }
-    for (int k = 0; k < 2; k++) {
-        for (int i = 0; i < QUERIES; i++)
-            m[k][i] = -INFINITY;
-        (k ? ref : fast)
-            ->kv[SALA_KV_AS_F32]
-            .attn_block(acc[k], m[k], l[k], q, keys, values, QUERIES, D, visible, scratch, NULL);
-        for (int i = 0; i < QUERIES * D; i++)
-            acc[k][i] /= l[k][i / D];
+    for (size_t type = 0; type < sizeof caches / sizeof caches[0]; type++) {
+        memset(stored, 0, sizeof stored);
+        for (int k = 0; k < 2; k++) {
+            const sala_kv_kernels *kv = sala_kv_kernels_of(k ? ref : fast, caches[type].dtype);
+            for (int i = 0; i < QUERIES; i++) {
+                m[k][i] = -INFINITY;
+                l[k][i] = 0;
+            }
+            memset(acc[k], 0, sizeof acc[k]);
+            kv->store(stored[k][0], stored[k][1], 0, SALA_KV_BLOCK, keys, values, D, D);
+            kv->attn_block(acc[k], m[k], l[k], q, stored[k][0], stored[k][1], QUERIES, D, visible, scratch, NULL);
+            for (int i = 0; i < QUERIES * D; i++)
+                acc[k][i] /= l[k][i / D];
+        }
+        snprintf(name, sizeof name, "attention_%s_%s", caches[type].name, family);
+        add(t, "kernel", name, difference(acc[0], acc[1], QUERIES * D), 1e-4);
+        snprintf(name, sizeof name, "stored_%s_%s", caches[type].name, family);
+        add(t, "kernel", name, memcmp(stored[0], stored[1], sizeof stored[0]) == 0 ? 0 : INFINITY, 0);
     }
-    snprintf(name, sizeof name, "attention_%s", family);
-    add(t, "kernel", name, difference(acc[0], acc[1], QUERIES * D), 1e-4);
 }
 
 /* ---- the model ---- */

@@ -8,11 +8,17 @@
  *   Q8_0       8-bit integers times one scale per token and group of 32 components (the last group may be shorter)
  *     keys     int8 [head_dim][64], then f16 scale [groups][64]
  *     values   int8 [64][head_dim], then f16 scale [64][groups]
- *   Q4_1       4-bit integers 0..15 times a scale, plus a minimum, per token and group of 32 components
- *     keys     nibbles [ceil(head_dim / 2)][64]: component 2i low, 2i + 1 high; then f16 scale [groups][64], then f16
- *              minimum [groups][64]
- *     values   nibbles [64][ceil(head_dim / 2)]: component 2i low, 2i + 1 high; then f16 scale [64][groups], then f16
- *              minimum [64][groups]
+ *   Q4_1       4-bit integers 0..15 times a scale, plus a minimum, per token and group of 32 components. Component c of
+ * a group, c < 16, is the low half of byte c, component c + 16 the high half; `bytes` of a token are 16 for a whole
+ * group and min(16, components) for a shorter one keys     nibbles [bytes][64], then f16 scale [groups][64], then f16
+ * minimum [groups][64] values   nibbles [64][bytes], then f16 scale [64][groups], then f16 minimum [64][groups]
+ *
+ * How a group x is quantised; every operation is rounded to f32 unless it says f16, nearest even:
+ *   Q8_0       scale = f16(max |x| / 127), integer = round(x / scale), at most 127 either way
+ *   Q4_1       minimum = f16(min x), scale = f16(max(0, max x - minimum) / 15),
+ *              integer = round((x - minimum) / scale), kept in 0..15
+ * Where the scale is 0 the integers are 0. A group that holds a number that is not finite, or that f16 cannot scale,
+ * becomes not-a-number as a whole, since an error must not look like a key. Reading multiplies, then adds, in f32.
  *
  * A token's bytes are its own: storing one token touches no other, and nothing is ever quantised twice. */
 #ifndef SALA_TENSOR_KV_BLOCK_H
@@ -33,19 +39,27 @@ static inline int sala_kv_groups(int head_dim)
     return (head_dim + SALA_KV_GROUP - 1) / SALA_KV_GROUP;
 }
 
+/* Bytes of one token's integers, in one head's keys or values, of a quantised type. */
+static inline int sala_kv_code_bytes(sala_dtype t, int head_dim)
+{
+    const int rest = head_dim % SALA_KV_GROUP, half = SALA_KV_GROUP / 2;
+    return t == SALA_Q8_0 ? head_dim : head_dim / SALA_KV_GROUP * half + (rest < half ? rest : half);
+}
+
 /* Bytes of one head's keys of a block; its values take as many. A multiple of 64. */
 static inline size_t sala_kv_head_bytes(sala_dtype t, int head_dim)
 {
     const size_t d = (size_t)head_dim, scales = (size_t)sala_kv_groups(head_dim) * 2;
+    const size_t codes = (size_t)sala_kv_code_bytes(t, head_dim);
     switch (t) {
     case SALA_F32:
         return SALA_KV_BLOCK * d * 4;
     case SALA_F16:
         return SALA_KV_BLOCK * d * 2;
     case SALA_Q8_0:
-        return SALA_KV_BLOCK * (d + scales);
+        return SALA_KV_BLOCK * (codes + scales);
     case SALA_Q4_1:
-        return SALA_KV_BLOCK * ((d + 1) / 2 + 2 * scales);
+        return SALA_KV_BLOCK * (codes + 2 * scales);
     default:
         return 0;
     }

@@ -13,7 +13,9 @@
 
 typedef struct problem {
     const sala_kernels *k;
-    bool half;
+    int as; /* type of cache */
+    sala_dtype dtype;
+    size_t head_bytes;
     int n_q, d, n_blocks;
     float *q, *acc, *m, *l, *scratch;
     uint8_t *keys, *values;
@@ -27,67 +29,56 @@ static void run(problem *p)
         p->l[i] = 0;
     }
     memset(p->acc, 0, (size_t)(p->n_q * p->d) * sizeof(float));
-    const size_t block = (size_t)(SALA_KV_BLOCK * p->d) * (p->half ? 2 : 4);
     for (int b = 0; b < p->n_blocks; b++) {
-        sala_attn_block_fn *fn = p->half ? p->k->kv[SALA_KV_AS_F16].attn_block : p->k->kv[SALA_KV_AS_F32].attn_block;
-        fn(p->acc, p->m, p->l, p->q, p->keys + (size_t)b * block, p->values + (size_t)b * block, p->n_q, p->d,
-           p->visible[b], p->scratch, b + 1 < p->n_blocks ? p->keys + (size_t)(b + 1) * block : NULL);
+        const size_t at = (size_t)b * p->head_bytes;
+        p->k->kv[p->as].attn_block(p->acc, p->m, p->l, p->q, p->keys + at, p->values + at, p->n_q, p->d, p->visible[b],
+                                   p->scratch, b + 1 < p->n_blocks ? p->keys + at + p->head_bytes : NULL);
     }
 }
 
-static float cached(const problem *p, const uint8_t *cache, int at)
+static float cached(const problem *p, bool is_key, int token, int component)
 {
-    if (p->half) {
-        uint16_t h;
-        memcpy(&h, cache + 2 * (size_t)at, 2);
-        return sala_f16_to_f32(h);
-    }
-    float f;
-    memcpy(&f, cache + 4 * (size_t)at, 4);
-    return f;
+    const uint8_t *head = (is_key ? p->keys : p->values) + (size_t)(token / SALA_KV_BLOCK) * p->head_bytes;
+    return check_cached(p->dtype, head, is_key, p->d, token % SALA_KV_BLOCK, component);
 }
 
-static problem make(check *c, const sala_kernels *k, bool half, int n_q, int d, int n_blocks)
+static problem make(check *c, const sala_kernels *k, int as, int n_q, int d, int n_blocks)
 {
-    problem p = {.k = k, .half = half, .n_q = n_q, .d = d, .n_blocks = n_blocks};
-    const size_t nq = (size_t)n_q, nd = (size_t)d, n_cached = (size_t)n_blocks * SALA_KV_BLOCK * nd;
+    const sala_dtype dtype = check_cache_types[as].dtype;
+    problem p = {.k = k, .as = as, .dtype = dtype, .n_q = n_q, .d = d, .n_blocks = n_blocks};
+    p.head_bytes = sala_kv_head_bytes(dtype, d);
+    const size_t nq = (size_t)n_q, nd = (size_t)d, n_cached = (size_t)n_blocks * p.head_bytes;
     p.q = check_guarded(nq * nd * sizeof(float));
     p.acc = check_guarded(nq * nd * sizeof(float));
     p.m = check_guarded(nq * sizeof(float));
     p.l = check_guarded(nq * sizeof(float));
     p.scratch = check_guarded(SALA_ATTN_SCRATCH(n_q, d) * sizeof(float));
-    p.keys = check_guarded(n_cached * (half ? 2 : 4));
-    p.values = check_guarded(n_cached * (half ? 2 : 4));
+    p.keys = check_guarded(n_cached);
+    p.values = check_guarded(n_cached);
     const float size = 12.0f / sqrtf((float)d); /* scores up to about 10 */
     for (size_t i = 0; i < nq * nd; i++)
         p.q[i] = size * check_uniform(c);
-    for (size_t i = 0; i < n_cached; i++) {
-        const float kv[2] = {2 * check_uniform(c), check_uniform(c)};
-        for (int j = 0; j < 2; j++) {
-            const uint16_t h = sala_f32_to_f16(kv[j]);
-            uint8_t *to = j ? p.values : p.keys;
-            memcpy(to + i * (half ? 2 : 4), half ? (const void *)&h : (const void *)&kv[j], half ? 2 : 4);
-        }
-    }
+    for (int b = 0; b < n_blocks; b++)
+        for (int j = 0; j < SALA_KV_BLOCK; j++)
+            for (int e = 0; e < d; e++) {
+                const size_t at = (size_t)b * p.head_bytes;
+                check_cache_set(dtype, p.keys + at, true, d, j, e, 2 * check_uniform(c));
+                check_cache_set(dtype, p.values + at, false, d, j, e, check_uniform(c));
+            }
     return p;
 }
 
 /* Keys and values that no query sees become not-a-number: they must not matter. */
 static void poison(problem *p)
 {
-    static const float nan = NAN;
-    static const uint16_t nan_half = 0x7e00;
-    const size_t size = p->half ? 2 : 4;
     for (int b = 0; b < p->n_blocks; b++) {
         int most = 0;
         for (int i = 0; i < p->n_q; i++)
             most = p->visible[b][i] > most ? p->visible[b][i] : most;
-        for (int e = 0; e < p->d; e++)
-            for (int j = most; j < SALA_KV_BLOCK; j++) {
-                const size_t first = (size_t)(b * p->d) * SALA_KV_BLOCK;
-                const void *from = p->half ? (const void *)&nan_half : (const void *)&nan;
-                memcpy(p->keys + (first + (size_t)(e * SALA_KV_BLOCK + j)) * size, from, size);
-                memcpy(p->values + (first + (size_t)(j * p->d + e)) * size, from, size);
+        for (int j = most; j < SALA_KV_BLOCK; j++)
+            for (int e = 0; e < p->d; e++) {
+                check_cache_set(p->dtype, p->keys + (size_t)b * p->head_bytes, true, p->d, j, e, NAN);
+                check_cache_set(p->dtype, p->values + (size_t)b * p->head_bytes, false, p->d, j, e, NAN);
             }
     }
 }
@@ -104,9 +95,7 @@ static void check_values(check *c, const problem *p)
                 continue;
             double s = 0, mag = 0;
             for (int e = 0; e < d; e++) {
-                const double x =
-                    (double)p->q[i * d + e] *
-                    (double)cached(p, p->keys, (j / SALA_KV_BLOCK * d + e) * SALA_KV_BLOCK + j % SALA_KV_BLOCK);
+                const double x = (double)p->q[i * d + e] * (double)cached(p, true, j, e);
                 s += x;
                 mag += fabs(x);
             }
@@ -125,7 +114,7 @@ static void check_values(check *c, const problem *p)
         for (int e = 0; e < d; e++) {
             double want = 0, mag = 0;
             for (int j = 0; j < n_keys; j++) {
-                const double w = exp(score[j] - top) / sum, v = (double)cached(p, p->values, j * d + e);
+                const double w = exp(score[j] - top) / sum, v = (double)cached(p, false, j, e);
                 if (w > 0) {
                     want += w * v;
                     mag += w * fabs(v);
@@ -143,9 +132,9 @@ static void check_values(check *c, const problem *p)
     free(score);
 }
 
-static void check_shape(check *c, const sala_kernels *k, bool half, int n_q, int d)
+static void check_shape(check *c, const sala_kernels *k, int as, int n_q, int d)
 {
-    problem p = make(c, k, half, n_q, d, 3);
+    problem p = make(c, k, as, n_q, d, 3);
     for (int b = 0; b < p.n_blocks; b++)
         for (int i = 0; i < n_q; i++)
             p.visible[b][i] = b == 1 ? SALA_KV_BLOCK : check_below(c, SALA_KV_BLOCK + 1);
@@ -170,12 +159,31 @@ static void check_shape(check *c, const sala_kernels *k, bool half, int n_q, int
             one.l[0] != p.l[i])
             check_fail(c, "d %d: query %d of %d alone and among others differ", d, i, n_q);
     }
+    /* And so do the same numbers as floats. */
+    problem wide = p;
+    wide.as = SALA_KV_AS_F32;
+    wide.dtype = SALA_F32;
+    wide.head_bytes = sala_kv_head_bytes(SALA_F32, d);
+    wide.keys = check_guarded((size_t)p.n_blocks * wide.head_bytes);
+    wide.values = check_guarded((size_t)p.n_blocks * wide.head_bytes);
+    wide.acc = check_guarded((size_t)n_q * nd * sizeof(float));
+    wide.m = check_guarded((size_t)n_q * sizeof(float));
+    wide.l = check_guarded((size_t)n_q * sizeof(float));
+    for (int b = 0; b < p.n_blocks; b++) {
+        const size_t from = (size_t)b * p.head_bytes, to = (size_t)b * wide.head_bytes;
+        k->kv[as].load_keys((float *)(void *)(wide.keys + to), p.keys + from, d);
+        k->kv[as].load_values((float *)(void *)(wide.values + to), p.values + from, SALA_KV_BLOCK, d);
+    }
+    run(&wide);
+    if (memcmp(wide.acc, p.acc, (size_t)n_q * nd * sizeof(float)) != 0 ||
+        memcmp(wide.l, p.l, (size_t)n_q * sizeof(float)) != 0 || memcmp(wide.m, p.m, (size_t)n_q * sizeof(float)) != 0)
+        check_fail(c, "d %d, %d queries: what was loaded as floats gives other bits", d, n_q);
     check_reset();
 }
 
-static void check_nan(check *c, const sala_kernels *k, bool half)
+static void check_nan(check *c, const sala_kernels *k, int as)
 {
-    problem p = make(c, k, half, 7, 24, 1);
+    problem p = make(c, k, as, 7, 24, 1);
     for (int i = 0; i < p.n_q; i++)
         p.visible[0][i] = 1 + 9 * i;
     p.q[24 * 2 + 5] = NAN;
@@ -191,18 +199,19 @@ static void run_timing(void *user)
     run(user);
 }
 
-static void bench(check *c, const sala_kernels *k, bool half)
+static void bench(check *c, const sala_kernels *k, int as)
 {
     static const int n_q[] = {1, 3, 8, 36}, d[] = {64, 128};
     for (size_t j = 0; j < SALA_CHECK_LEN(d); j++) {
         printf("%-24s d %3d:", c->name, d[j]);
         for (size_t i = 0; i < SALA_CHECK_LEN(n_q); i++) {
-            problem p = make(c, k, half, n_q[i], d[j], 8);
+            problem p = make(c, k, as, n_q[i], d[j], 8);
             for (int b = 0; b < p.n_blocks; b++)
                 for (int q = 0; q < n_q[i]; q++)
                     p.visible[b][q] = SALA_KV_BLOCK;
             const double s = check_time(run_timing, &p), n = (double)p.n_blocks * SALA_KV_BLOCK * d[j];
-            printf("  %d queries %.1f GFLOP/s %.1f GB/s", n_q[i], 4e-9 * n * n_q[i] / s, 2e-9 * n * (half ? 2 : 4) / s);
+            printf("  %d queries %.1f GFLOP/s %.1f GB/s", n_q[i], 4e-9 * n * n_q[i] / s,
+                   2e-9 * (double)(p.n_blocks * (int)p.head_bytes) / s);
             check_reset();
         }
         printf("\n");
@@ -212,10 +221,10 @@ static void bench(check *c, const sala_kernels *k, bool half)
 void check_attention(check *c)
 {
     for (const char *const *f = sala_kernels_families(); *f; f++) {
-        for (int half = 0; half < 2; half++) {
+        for (int as = 0; as < SALA_N_KV_KERNELS; as++) {
             sala_kernels k;
             char name[64];
-            snprintf(name, sizeof name, "attention_%s_%s", half ? "f16" : "f32", *f);
+            snprintf(name, sizeof name, "attention_%s_%s", check_cache_types[as].name, *f);
             if (!sala_kernels_get(&k, *f, c->cpu)) {
                 c->n_skipped++;
                 continue;
@@ -223,14 +232,14 @@ void check_attention(check *c)
             if (!check_begin(c, name, 0))
                 continue;
             if (c->bench) {
-                bench(c, &k, half);
+                bench(c, &k, as);
             } else {
-                static const int d[] = {2, 8, 16, 18, 30, 32, 64, 80, 96, 100, 128, 200, 256};
+                static const int d[] = {1, 2, 5, 8, 16, 18, 30, 31, 32, 33, 64, 80, 96, 100, 128, 200, 256};
                 static const int n_q[] = {1, 2, 3, 4, 6, 7, 16, 37};
                 for (size_t i = 0; i < SALA_CHECK_LEN(d); i++)
                     for (size_t j = i % 2; j < SALA_CHECK_LEN(n_q); j += d[i] == 64 ? 1 : 3)
-                        check_shape(c, &k, half, n_q[j], d[i]);
-                check_nan(c, &k, half);
+                        check_shape(c, &k, as, n_q[j], d[i]);
+                check_nan(c, &k, as);
             }
             check_end(c);
         }

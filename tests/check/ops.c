@@ -193,11 +193,12 @@ static void same_reference(check *c)
         sala_kernels_get(&k[1], "ref", builds[b]);
         const float *x = random_floats(c, N, 9), *y = random_floats(c, N, 2);
         const float *q = random_floats(c, Q * D, 1);
-        const float *kv = random_floats(c, (int64_t)2 * SALA_KV_BLOCK * D, 2);
+        const float *rows = random_floats(c, (int64_t)2 * SALA_KV_BLOCK * D, 2);
         const int32_t visible[Q] = {1, 64, 33, 16, 0};
         float *out[2], *scratch = check_guarded(SALA_ATTN_SCRATCH(Q, D) * sizeof(float));
         double lse[2];
-        const size_t total = 4 * N + Q * (D + 2);
+        const size_t block = 2 * SALA_KV_BLOCK * D;
+        const size_t total = 4 * N + SALA_N_KV_KERNELS * (Q * (D + 2) + 2 * block);
         for (int i = 0; i < 2; i++) {
             float *o = out[i] = check_guarded(total * sizeof(float));
             k[i].rms_norm(o, x, y, N, 1e-6f);
@@ -206,11 +207,19 @@ static void same_reference(check *c)
             k[i].add_scaled(o + 2 * N, y, 0.3f, N);
             memcpy(o + 3 * N, x, N * sizeof(float));
             k[i].rope(o + 3 * N, x, y, 10, 100, 96, b % 2);
-            float *acc = o + 4 * N, *m = acc + Q * D, *l = m + Q;
-            memset(acc, 0, (Q * D + 2 * Q) * sizeof(float));
-            for (int j = 0; j < Q; j++)
-                m[j] = -INFINITY;
-            k[i].kv[SALA_KV_AS_F32].attn_block(acc, m, l, q, kv, kv + SALA_KV_BLOCK * D, Q, D, visible, scratch, NULL);
+            float *at = o + 4 * N;
+            memset(at, 0, (total - 4 * N) * sizeof(float));
+            for (int as = 0; as < SALA_N_KV_KERNELS; as++) {
+                const sala_kv_kernels *kv = &k[i].kv[as];
+                float *acc = at, *m = acc + Q * D, *l = m + Q, *stored = l + Q, *loaded = stored + block;
+                at = loaded + block;
+                for (int j = 0; j < Q; j++)
+                    m[j] = -INFINITY;
+                kv->store(stored, stored + block / 2, 0, SALA_KV_BLOCK, rows, rows + D, 2 * D, D);
+                kv->load_keys(loaded, stored, D);
+                kv->load_values(loaded + block / 2, stored + block / 2, SALA_KV_BLOCK, D);
+                kv->attn_block(acc, m, l, q, stored, stored + block / 2, Q, D, visible, scratch, NULL);
+            }
             lse[i] = k[i].log_sum_exp(x, N);
         }
         if (memcmp(out[0], out[1], total * sizeof(float)) != 0 || memcmp(&lse[0], &lse[1], sizeof lse[0]) != 0)

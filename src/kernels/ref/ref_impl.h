@@ -231,76 +231,6 @@ static bool all_finite(const float *x, int64_t n)
     return !bad;
 }
 
-/* ---- attention ---- */
-
-/* Scores are made one lane per key, components in order; the values are added key by
- * key. Neither order depends on the number of queries. */
-static inline __attribute__((always_inline)) void attn_block(float *acc, float *m, float *l, const float *q,
-                                                             const void *k, const void *v, int n_q, int d,
-                                                             const int32_t *n_visible, float *scratch, const bool half)
-{
-    float *p = scratch, *kv = scratch + (size_t)n_q * SALA_KV_BLOCK;
-    int n_max = 0;
-    for (int i = 0; i < n_q; i++)
-        n_max = n_visible[i] > n_max ? n_visible[i] : n_max;
-    if (n_max == 0)
-        return;
-    for (int c = 0; c < d * SALA_KV_BLOCK; c++)
-        kv[c] = c % SALA_KV_BLOCK >= n_max ? 0
-                : half                     ? sala_f16_to_f32(((const uint16_t *)k)[c])
-                                           : ((const float *)k)[c];
-    for (int i = 0; i < n_q; i++) {
-        if (n_visible[i] == 0)
-            continue;
-        float s[SALA_KV_BLOCK] = {0};
-        for (int c = 0; c < d; c++) {
-            const float qc = q[(size_t)i * (size_t)d + (size_t)c];
-            for (int j = 0; j < SALA_KV_BLOCK; j++)
-                s[j] += qc * kv[c * SALA_KV_BLOCK + j];
-        }
-        float top = m[i];
-        for (int j = 0; j < n_visible[i]; j++)
-            top = s[j] > top ? s[j] : top;
-        float *pi = p + (size_t)i * SALA_KV_BLOCK, sum = 0;
-        for (int j = 0; j < SALA_KV_BLOCK; j++)
-            pi[j] = (float)sala_ref_exp((double)s[j] - (double)top);
-        for (int j = 0; j < n_visible[i]; j++)
-            sum += pi[j];
-        const float keep = (float)sala_ref_exp((double)m[i] - (double)top);
-        l[i] = l[i] * keep + sum;
-        m[i] = top;
-        for (int c = 0; c < d; c++)
-            acc[(size_t)i * (size_t)d + (size_t)c] *= keep;
-    }
-    const float *vf = v;
-    if (half) {
-        f16_to_f32(kv, v, (int64_t)n_max * d);
-        vf = kv;
-    }
-    for (int i = 0; i < n_q; i++) {
-        float *a = acc + (size_t)i * (size_t)d;
-        for (int j = 0; j < n_visible[i]; j++) {
-            const float w = p[(size_t)i * SALA_KV_BLOCK + (size_t)j];
-            for (int c = 0; c < d; c++)
-                a[c] += w * vf[j * d + c];
-        }
-    }
-}
-
-static void attn_block_f32(float *acc, float *m, float *l, const float *q, const void *k, const void *v, int n_q, int d,
-                           const int32_t *n_visible, float *scratch, const void *next)
-{
-    (void)next;
-    attn_block(acc, m, l, q, k, v, n_q, d, n_visible, scratch, false);
-}
-
-static void attn_block_f16(float *acc, float *m, float *l, const float *q, const void *k, const void *v, int n_q, int d,
-                           const int32_t *n_visible, float *scratch, const void *next)
-{
-    (void)next;
-    attn_block(acc, m, l, q, k, v, n_q, d, n_visible, scratch, true);
-}
-
 #include "kernels/ref/kv_impl.h"
 #include "kernels/ref/mix_impl.h"
 
@@ -312,8 +242,6 @@ void REF_NAME(sala_fill)(sala_kernels *out)
     out->rope = rope;
     out->f32_to_f16 = f32_to_f16;
     out->f16_to_f32 = f16_to_f32;
-    out->kv[SALA_KV_AS_F32].attn_block = attn_block_f32;
-    out->kv[SALA_KV_AS_F16].attn_block = attn_block_f16;
     out->argmax = argmax;
     out->log_sum_exp = log_sum_exp;
     out->all_finite = all_finite;

@@ -1,0 +1,111 @@
+/* Storing keys and values in blocks (tensor/kv_block.h): where things go. Included by each family's kv_impl.h, which
+ * has defined how they are rounded: f32_to_f16(out, x, n) quantise_q8(codes, x, n): one group; returns its scale, as
+ * f16 quantise_q4(codes, x, n, &minimum): one group, a code per byte; returns its scale Keys change from token by token
+ * to component by component in a tile of one group, which stays in the first cache. */
+#ifndef SALA_KERNELS_KV_STORE_IMPL_H
+#define SALA_KERNELS_KV_STORE_IMPL_H
+
+/* for each group: its number g, its first component c0 and its number of components m */
+#define EACH_GROUP(d)                                                                                                  \
+    for (int c0 = 0, g = 0, m; m = (d)-c0 < SALA_KV_GROUP ? (d)-c0 : SALA_KV_GROUP, c0 < (d); c0 += SALA_KV_GROUP, g++)
+
+/* Component c of a group of m is in byte `c % 16` of the group's; bytes of such a group. */
+static inline int nibble_bytes(int m)
+{
+    return m < SALA_KV_GROUP / 2 ? m : SALA_KV_GROUP / 2;
+}
+
+static void store_f32(void *k, void *v, int slot, int n, const float *keys, const float *values, int64_t stride, int d)
+{
+    float tile[SALA_KV_BLOCK][SALA_KV_GROUP];
+    EACH_GROUP(d)
+    {
+        for (int t = 0; t < n; t++)
+            memcpy(tile[t], keys + t * stride + c0, (size_t)m * sizeof(float));
+        for (int c = 0; c < m; c++) {
+            float *to = (float *)k + (c0 + c) * SALA_KV_BLOCK + slot;
+            for (int t = 0; t < n; t++)
+                to[t] = tile[t][c];
+        }
+    }
+    for (int t = 0; t < n; t++)
+        memcpy((float *)v + (int64_t)(slot + t) * d, values + t * stride, (size_t)d * sizeof(float));
+}
+
+static void store_f16(void *k, void *v, int slot, int n, const float *keys, const float *values, int64_t stride, int d)
+{
+    uint16_t tile[SALA_KV_BLOCK][SALA_KV_GROUP];
+    EACH_GROUP(d)
+    {
+        for (int t = 0; t < n; t++)
+            f32_to_f16(tile[t], keys + t * stride + c0, m);
+        for (int c = 0; c < m; c++) {
+            uint16_t *to = (uint16_t *)k + (c0 + c) * SALA_KV_BLOCK + slot;
+            for (int t = 0; t < n; t++)
+                to[t] = tile[t][c];
+        }
+    }
+    for (int t = 0; t < n; t++)
+        f32_to_f16((uint16_t *)v + (int64_t)(slot + t) * d, values + t * stride, d);
+}
+
+static void store_q8(void *k, void *v, int slot, int n, const float *keys, const float *values, int64_t stride, int d)
+{
+    const int n_groups = sala_kv_groups(d);
+    const size_t codes_bytes = (size_t)SALA_KV_BLOCK * (size_t)d;
+    uint16_t *k_scale = (uint16_t *)(void *)((uint8_t *)k + codes_bytes);
+    uint16_t *v_scale = (uint16_t *)(void *)((uint8_t *)v + codes_bytes);
+    int8_t tile[SALA_KV_BLOCK][SALA_KV_GROUP];
+    EACH_GROUP(d)
+    {
+        for (int t = 0; t < n; t++)
+            k_scale[g * SALA_KV_BLOCK + slot + t] = quantise_q8(tile[t], keys + t * stride + c0, m);
+        for (int c = 0; c < m; c++) {
+            int8_t *to = (int8_t *)k + (c0 + c) * SALA_KV_BLOCK + slot;
+            for (int t = 0; t < n; t++)
+                to[t] = tile[t][c];
+        }
+        for (int t = 0; t < n; t++)
+            v_scale[(slot + t) * n_groups + g] =
+                quantise_q8((int8_t *)v + (int64_t)(slot + t) * d + c0, values + t * stride + c0, m);
+    }
+}
+
+/* Two codes of a byte; the components that a short group lacks are 0. */
+static inline void join_nibbles(uint8_t *out, const uint8_t *codes, int m)
+{
+    const int n = nibble_bytes(m);
+    for (int i = 0; i < n; i++)
+        out[i] = (uint8_t)(codes[i] | codes[i + SALA_KV_GROUP / 2] << 4);
+}
+
+static void store_q4(void *k, void *v, int slot, int n, const float *keys, const float *values, int64_t stride, int d)
+{
+    const int n_groups = sala_kv_groups(d), row = sala_kv_code_bytes(SALA_Q4_1, d);
+    const size_t codes_bytes = (size_t)SALA_KV_BLOCK * (size_t)row;
+    uint16_t *k_scale = (uint16_t *)(void *)((uint8_t *)k + codes_bytes), *k_min = k_scale + n_groups * SALA_KV_BLOCK;
+    uint16_t *v_scale = (uint16_t *)(void *)((uint8_t *)v + codes_bytes), *v_min = v_scale + n_groups * SALA_KV_BLOCK;
+    uint8_t tile[SALA_KV_BLOCK][SALA_KV_GROUP / 2], codes[SALA_KV_GROUP] = {0};
+    EACH_GROUP(d)
+    {
+        const int row0 = c0 / 2;
+        memset(codes + m, 0, (size_t)(SALA_KV_GROUP - m));
+        for (int t = 0; t < n; t++) {
+            const int at = g * SALA_KV_BLOCK + slot + t;
+            k_scale[at] = quantise_q4(codes, keys + t * stride + c0, m, k_min + at);
+            join_nibbles(tile[t], codes, m);
+        }
+        for (int i = 0; i < nibble_bytes(m); i++) {
+            uint8_t *to = (uint8_t *)k + (row0 + i) * SALA_KV_BLOCK + slot;
+            for (int t = 0; t < n; t++)
+                to[t] = tile[t][i];
+        }
+        for (int t = 0; t < n; t++) {
+            const int at = (slot + t) * n_groups + g;
+            v_scale[at] = quantise_q4(codes, values + t * stride + c0, m, v_min + at);
+            join_nibbles((uint8_t *)v + (int64_t)(slot + t) * row + row0, codes, m);
+        }
+    }
+}
+
+#endif
