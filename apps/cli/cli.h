@@ -26,6 +26,7 @@ enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_MISUSED = 2 };
     X(convert, "DIRECTORY [OUT.gguf]", 1, 2, "Hugging Face directory to GGUF")                                         \
     X(quantize, "IN [OUT.gguf [TYPE]]", 1, 3, "store weights in fewer bits")                                           \
     X(export, "IN.gguf [DIRECTORY]", 1, 2, "GGUF to Hugging Face directory (safetensors)")                             \
+    X(random, "CONFIG.json|DIRECTORY [OUT.gguf]", 1, 2, "a model of random weights in a given shape")                  \
     X(pull, "NAME", 0, 1, "bring a model of the catalogue into the cache")                                             \
     X(list, "", 0, 0, "models that are on this machine or can be pulled")                                              \
     X(rm, "NAME...", 1, 64, "remove models from the cache")                                                            \
@@ -95,6 +96,8 @@ struct cli_options {
     int64_t top_k, repeat_last_n, seed;
 
     const char *out, *type, *output_type, *embedding_type, *imatrix, *name;
+    const char *mixers, *tokenizer;
+    int64_t layers;
     cli_list tensor_types;
     bool pure, force, dry_run;
 

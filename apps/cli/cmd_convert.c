@@ -1,4 +1,4 @@
-/* convert, quantize and export: files into other files. */
+/* convert, quantize and export: files into other files; random: a file out of nothing but a shape. */
 #include "cli.h"
 
 #include "input.h"
@@ -31,15 +31,9 @@ static int report(const cli_options *o, const char *in, const char *out, const s
     return CLI_DONE;
 }
 
-static int work(const cli_options *o, const char *out, const char *type, bool to_hf)
+static sala_quant_params params_of(const cli_options *o, const char *type)
 {
-    char *in = NULL;
-    int rc = to_hf ? 0 : cli_check_out(out);
-    if (rc == 0)
-        rc = cli_model_path(&in, o, false);
-    if (rc)
-        return rc;
-    const sala_quant_params params = {
+    return (sala_quant_params){
         .type = type,
         .output_type = o->output_type,
         .embedding_type = o->embedding_type,
@@ -54,6 +48,17 @@ static int work(const cli_options *o, const char *out, const char *type, bool to
         .progress = cli_progress,
         .notice = notice,
     };
+}
+
+static int work(const cli_options *o, const char *out, const char *type, bool to_hf)
+{
+    char *in = NULL;
+    int rc = to_hf ? 0 : cli_check_out(out);
+    if (rc == 0)
+        rc = cli_model_path(&in, o, false);
+    if (rc)
+        return rc;
+    const sala_quant_params params = params_of(o, type);
     sala_quant_result result = {0};
     sala_error err = {0};
     const sala_status st =
@@ -132,4 +137,50 @@ int cli_cmd_export(const cli_options *o)
     if (!out)
         return cli_misuse("--out DIRECTORY is missing");
     return work(o, out, o->type, true);
+}
+
+static int report_random(const cli_options *o, const char *config, const char *out, const sala_quant_result *r)
+{
+    if (o->json)
+        return cli_print_json(json_pack("{s:s,s:s,s:s,s:b,s:I,s:i,s:I,s:I,s:f,s:I}", "config", config, "out", out,
+                                        "type", r->main_type, "dry_run", (int)o->dry_run, "seed", (json_int_t)o->seed,
+                                        "tensors", r->n_tensors, "weights", (json_int_t)r->n_weights, "out_bytes",
+                                        (json_int_t)r->out_bytes, "seconds", r->seconds, "peak_rss_bytes",
+                                        (json_int_t)sala_os_peak_rss()));
+    char size[32], peak[32];
+    cli_say("%s%s: random weights, %s, %d tensors, %.3g billion weights, %s (%.2f bits a weight), %.1f s, peak memory "
+            "%s",
+            o->dry_run ? "would write " : "", out, r->main_type, r->n_tensors, (double)r->n_weights * 1e-9,
+            sala_format_bytes(size, r->out_bytes),
+            r->n_weights ? 8.0 * (double)r->out_bytes / (double)r->n_weights : 0.0, r->seconds,
+            sala_format_bytes(peak, sala_os_peak_rss()));
+    return CLI_DONE;
+}
+
+int cli_cmd_random(const cli_options *o)
+{
+    const char *out = o->out ? o->out : o->n_args > 1 ? o->args[1] : NULL;
+    if (!out)
+        return cli_misuse("--out FILE.gguf is missing");
+    int rc = check_type(o->type, "--type");
+    if (rc == 0)
+        rc = check_tensor_types(o);
+    if (rc == 0)
+        rc = cli_check_out(out);
+    if (rc)
+        return rc;
+    const sala_quant_params params = params_of(o, o->type);
+    const sala_random_params random = {
+        .seed = (uint64_t)o->seed,
+        .mixers = strcmp(o->mixers, "dense") == 0    ? SALA_RANDOM_DENSE
+                  : strcmp(o->mixers, "sparse") == 0 ? SALA_RANDOM_SPARSE
+                                                     : SALA_RANDOM_AS_GIVEN,
+        .n_layers = o->layers == CLI_UNSET ? 0 : (int32_t)o->layers,
+        .tokenizer = o->tokenizer,
+    };
+    sala_quant_result result = {0};
+    sala_error err = {0};
+    const sala_status st = sala_quant_random(o->args[0], out, &params, &random, &result, &err);
+    cli_progress_end();
+    return st == SALA_OK ? report_random(o, o->args[0], out, &result) : cli_fail_error(&err);
 }

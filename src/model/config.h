@@ -99,6 +99,8 @@ typedef struct sala_config {
 /* Both check everything that a forward pass relies on (positive, divisible, within limits) and say what is wrong. */
 sala_status sala_config_from_gguf(sala_config *out, const sala_gguf *g, sala_error *err);
 sala_status sala_config_from_dir(sala_config *out, const char *dir, sala_error *err);
+/* A config.json by whatever name, without generation_config.json beside it. */
+sala_status sala_config_from_file(sala_config *out, const char *path, sala_error *err);
 /* For tests and fuzzing: config.json and (may be NULL) generation_config.json as parsed JSON. */
 sala_status sala_config_from_json(sala_config *out, const json_t *config, const json_t *generation, sala_error *err);
 void sala_config_free(sala_config *c); /* frees what c owns, not c */
@@ -107,6 +109,9 @@ void sala_config_free(sala_config *c); /* frees what c owns, not c */
 sala_sparse_config sala_sparse_defaults(void);
 /* All softmax layers become sparse ones with these constants, or dense ones again (NULL). */
 sala_status sala_config_set_sparse(sala_config *c, const sala_sparse_config *sparse, sala_error *err);
+/* The same in a user's words: "off", "on", or "topk=64,window=2048,dense-len=8192,block=64,init=1,kernel=32,stride=16,
+ * nope=0", where what is left out stays as it is (the defaults, if the model has none). */
+sala_status sala_config_ask_sparse(sala_config *c, const char *words, sala_error *err);
 /* Blocks that a query selects. */
 static inline int32_t sala_sparse_selected(const sala_sparse_config *s)
 {
@@ -177,6 +182,10 @@ typedef enum sala_tensor_role {
 char *sala_tensor_name(char dst[96], sala_tensor_role role, int layer, bool hf);
 /* The other way: false when the name is none of ours. *layer is -1 for model-wide tensors. */
 bool sala_tensor_role_of(const char *name, bool hf, sala_tensor_role *role, int *layer);
+
+/* Rows (0 for vectors) and columns that the configuration implies; false when the model has no such tensor. `layer`
+ * counts for the roles of layers only. Rope factors, which configurations hold themselves, are none. */
+bool sala_tensor_shape(const sala_config *c, sala_tensor_role role, int layer, int64_t *rows, int64_t *cols);
 
 /* ---- rope ---- */
 

@@ -160,9 +160,9 @@ static sala_status read_sparse(source *s, sala_config *c)
         TRY(get_int(s, ints[i].out, ints[i].name, *ints[i].out));
     if (d.block_size == 0)
         return sala_fail(s->err, SALA_E_CORRUPT, "%s.attention.sparse.block_size is 0, expected 1 or more", s->arch);
-    if (has(s, "attention.sparse.dense_length") && !sala_gguf_get_i64(s->g, s->key, &d.dense_len))
+    if (has(s, "attention.sparse.dense_len") && !sala_gguf_get_i64(s->g, s->key, &d.dense_len))
         return sala_fail(s->err, SALA_E_CORRUPT, "%s is not an integer", s->key);
-    TRY(get_bool(s, &d.use_nope, "attention.sparse.score_unrotated", false));
+    TRY(get_bool(s, &d.use_nope, "attention.sparse.use_nope", false));
     c->sparse = d;
     return SALA_OK;
 }

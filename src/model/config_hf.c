@@ -761,19 +761,14 @@ sala_status sala_config_from_json(sala_config *out, const json_t *config, const 
 /* ---- a directory ---- */
 
 /* *out stays NULL when an optional file is absent. */
-static sala_status load_json(json_t **out, const char *dir, const char *file, bool optional, sala_error *err)
+static sala_status load_path(json_t **out, const char *path, bool optional, sala_error *err)
 {
-    char *path = sala_path_join(dir, file);
-    if (!path)
-        return sala_fail_memory(err, strlen(dir) + strlen(file));
     uint8_t *text = NULL;
     size_t bytes = 0;
     sala_status st = SALA_OK;
     const int e = sala_os_read_file(&text, &bytes, path, MAX_JSON_BYTES);
-    if (e == ENOENT && optional) {
-        free(path);
+    if (e == ENOENT && optional)
         return SALA_OK;
-    }
     if (e == EFBIG) {
         st = sala_fail(err, SALA_E_LIMIT, "%s is larger than %u MiB", path, MAX_JSON_BYTES >> 20);
     } else if (e) {
@@ -786,6 +781,15 @@ static sala_status load_json(json_t **out, const char *dir, const char *file, bo
                               je.text, je.line, je.column);
     }
     free(text);
+    return st;
+}
+
+static sala_status load_json(json_t **out, const char *dir, const char *file, bool optional, sala_error *err)
+{
+    char *path = sala_path_join(dir, file);
+    if (!path)
+        return sala_fail_memory(err, strlen(dir) + strlen(file));
+    const sala_status st = load_path(out, path, optional, err);
     free(path);
     return st;
 }
@@ -820,4 +824,21 @@ sala_status sala_config_from_dir(sala_config *out, const char *dir, sala_error *
     json_decref(config);
     json_decref(generation);
     return st;
+}
+
+sala_status sala_config_from_file(sala_config *out, const char *path, sala_error *err)
+{
+    json_t *config = NULL;
+    sala_status st = load_path(&config, path, false, err);
+    if (st != SALA_OK)
+        return st;
+    st = sala_config_from_json(out, config, NULL, err);
+    json_decref(config);
+    if (st != SALA_OK)
+        return sala_fail_prefix(err, st, "%s", path);
+    out->name = directory_name(path);
+    char *end = out->name ? strrchr(out->name, '.') : NULL;
+    if (end && strcmp(end, ".json") == 0)
+        *end = 0;
+    return SALA_OK;
 }

@@ -1,5 +1,5 @@
-/* Names of tensors in both kinds of files. One table; a layer's names are a prefix, the number, and the table's text.
- */
+/* Names of tensors in both kinds of files, and their shapes. One table; a layer's names are a prefix, the number, and
+ * the table's text. */
 #include "model/config.h"
 
 #include <stdio.h>
@@ -96,4 +96,78 @@ bool sala_tensor_role_of(const char *name, bool hf, sala_tensor_role *role, int 
         }
     }
     return false;
+}
+
+bool sala_tensor_shape(const sala_config *c, sala_tensor_role role, int layer, int64_t *rows, int64_t *cols)
+{
+    const bool lightning = role >= SALA_T_FIRST_OF_LAYER && c->mixers[layer] == SALA_MIXER_LIGHTNING;
+    const int64_t d = lightning ? c->lightning.head_dim : c->head_dim;
+    const int64_t q = d * (lightning ? c->lightning.n_heads : c->n_heads);
+    const int64_t kv = d * (lightning ? c->lightning.n_kv_heads : c->n_kv_heads);
+    *rows = 0;
+    switch (role) {
+    case SALA_T_EMBED:
+        *rows = c->n_vocab, *cols = c->n_embd;
+        return true;
+    case SALA_T_HEAD:
+        *rows = c->n_vocab, *cols = c->n_embd;
+        return !c->tied_head;
+    case SALA_T_OUT_NORM:
+    case SALA_T_ATTN_NORM:
+    case SALA_T_FFN_NORM:
+        *cols = c->n_embd;
+        return true;
+    case SALA_T_Q:
+        *rows = q, *cols = c->n_embd;
+        return true;
+    case SALA_T_K:
+    case SALA_T_V:
+        *rows = kv, *cols = c->n_embd;
+        return true;
+    case SALA_T_O:
+        *rows = c->n_embd, *cols = q;
+        return true;
+    case SALA_T_Q_BIAS:
+        *cols = q;
+        return c->qkv_bias;
+    case SALA_T_K_BIAS:
+    case SALA_T_V_BIAS:
+        *cols = kv;
+        return c->qkv_bias;
+    case SALA_T_O_BIAS:
+        *cols = c->n_embd;
+        return c->o_bias;
+    case SALA_T_Q_NORM:
+    case SALA_T_K_NORM:
+        *cols = d;
+        return lightning ? c->lightning.qk_norm : c->qk_norm;
+    case SALA_T_ATTN_GATE:
+        *rows = q, *cols = c->n_embd;
+        return !lightning && c->attn_gate;
+    case SALA_T_LINEAR_GATE:
+        *rows = q, *cols = c->n_embd;
+        return lightning && c->lightning.gate;
+    case SALA_T_LINEAR_GATE_BIAS: /* as its siblings; the gate of softmax layers has none */
+        *cols = q;
+        return lightning && c->lightning.gate && c->qkv_bias;
+    case SALA_T_MIX_NORM:
+        *cols = q;
+        return lightning && c->lightning.out_norm;
+    case SALA_T_GATE:
+    case SALA_T_UP:
+        *rows = c->n_ff, *cols = c->n_embd;
+        return true;
+    case SALA_T_DOWN:
+        *rows = c->n_embd, *cols = c->n_ff;
+        return true;
+    case SALA_T_GATE_BIAS:
+    case SALA_T_UP_BIAS:
+        *cols = c->n_ff;
+        return c->mlp_bias;
+    case SALA_T_DOWN_BIAS:
+        *cols = c->n_embd;
+        return c->mlp_bias;
+    default:
+        return false;
+    }
 }

@@ -113,6 +113,50 @@ static sala_status write_rope(const sala_plan *p, keys *k, sala_error *err)
     return SALA_OK;
 }
 
+/* The kinds of layers, and what sparse and linear ones need. Ours alone: docs/formats.md. */
+static sala_status write_mixers(const sala_config *c, const sala_family *family, keys *k, sala_error *err)
+{
+    const sala_sparse_config *s = &c->sparse;
+    const sala_lightning_config *l = &c->lightning;
+    if (s->block_size > 0) {
+        put_u32(k, "attention.sparse.kernel_size", s->kernel_size);
+        put_u32(k, "attention.sparse.kernel_stride", s->kernel_stride);
+        put_u32(k, "attention.sparse.block_size", s->block_size);
+        put_u32(k, "attention.sparse.init_blocks", s->init_blocks);
+        put_u32(k, "attention.sparse.topk", s->topk);
+        put_u32(k, "attention.sparse.window_size", s->window_size);
+        if (s->dense_len <= INT32_MAX)
+            sala_gguf_write_i32(k->w, key(k, "attention.sparse.dense_len"), (int32_t)s->dense_len);
+        else
+            sala_gguf_write_u64(k->w, key(k, "attention.sparse.dense_len"), (uint64_t)s->dense_len);
+        sala_gguf_write_bool(k->w, key(k, "attention.sparse.use_nope"), s->use_nope);
+    }
+    if (!c->attn_rope)
+        sala_gguf_write_bool(k->w, key(k, "attention.rope"), false);
+    if (c->attn_scale_base > 0)
+        put_f32(k, "attention.scale_base", c->attn_scale_base);
+    if (l->n_heads > 0) {
+        put_u32(k, "lightning.head_count", l->n_heads);
+        put_u32(k, "lightning.head_count_kv", l->n_kv_heads);
+        put_u32(k, "lightning.key_length", l->head_dim);
+        if (l->scale != 1 / sqrt((double)l->head_dim))
+            put_f32(k, "lightning.scale", l->scale);
+        sala_gguf_write_bool(k->w, key(k, "lightning.rope"), l->rope);
+    }
+    if (!family->hybrid)
+        return SALA_OK;
+    sala_gguf_str *names = malloc((size_t)c->n_layers * sizeof *names);
+    if (!names)
+        return sala_fail_memory(err, (uint64_t)c->n_layers * sizeof *names);
+    for (int32_t i = 0; i < c->n_layers; i++) {
+        names[i].s = sala_mixer_kind_name(c->mixers[i]);
+        names[i].len = strlen(names[i].s);
+    }
+    sala_gguf_write_array(k->w, key(k, "attention.mixers"), SALA_GGUF_STRING, names, (uint64_t)c->n_layers);
+    free(names);
+    return SALA_OK;
+}
+
 static sala_status write_architecture(const sala_plan *p, sala_gguf_writer *w, sala_error *err)
 {
     const sala_config *c = &p->config;
@@ -139,6 +183,7 @@ static sala_status write_architecture(const sala_plan *p, sala_gguf_writer *w, s
         put_f32(&k, "residual_scale", c->residual_scale);
         put_f32(&k, "logit_scale", c->logit_divisor);
     }
+    TRY(write_mixers(c, p->family, &k, err));
     return write_rope(p, &k, err);
 }
 
@@ -153,7 +198,20 @@ static void write_end_of_turn(const sala_config *c, const sala_tokenizer *t, sal
     }
 }
 
-static sala_status write_text(const sala_plan *p, const char *dir, sala_gguf_writer *w, sala_error *err)
+sala_status sala_plan_write_tokenizer(const sala_plan *p, const sala_tokenizer *t, const char *chat_template,
+                                      sala_gguf_writer *w, sala_error *err)
+{
+    const char *notice = NULL;
+    TRY(sala_tokenizer_write_gguf(t, w, p->config.n_vocab, &notice, err));
+    if (notice)
+        sala_plan_notice(p, "%s", notice);
+    write_end_of_turn(&p->config, t, w);
+    if (chat_template)
+        sala_gguf_write_str(w, "tokenizer.chat_template", chat_template, strlen(chat_template));
+    return SALA_OK;
+}
+
+sala_status sala_plan_write_text(const sala_plan *p, const char *dir, sala_gguf_writer *w, sala_error *err)
 {
     sala_tokenizer *t;
     char *source = NULL;
@@ -165,16 +223,9 @@ static sala_status write_text(const sala_plan *p, const char *dir, sala_gguf_wri
     }
     if (st != SALA_OK)
         return st;
-    const char *notice;
-    st = sala_tokenizer_write_gguf(t, w, p->config.n_vocab, &notice, err);
-    if (st == SALA_OK) {
-        if (notice)
-            sala_plan_notice(p, "%s", notice);
-        write_end_of_turn(&p->config, t, w);
-        st = sala_chat_template_of_dir(&source, dir, false, err);
-    }
-    if (st == SALA_OK && source)
-        sala_gguf_write_str(w, "tokenizer.chat_template", source, strlen(source));
+    st = sala_chat_template_of_dir(&source, dir, false, err);
+    if (st == SALA_OK)
+        st = sala_plan_write_tokenizer(p, t, source, w, err);
     free(source);
     sala_tokenizer_free(t);
     return st;
@@ -187,7 +238,7 @@ static sala_dtype most_common(const sala_plan *p)
     return sala_dtype_by_name(r.main_type);
 }
 
-static sala_status write_directory_keys(const sala_plan *p, const char *dir, sala_gguf_writer *w, sala_error *err)
+sala_status sala_plan_write_keys(const sala_plan *p, sala_gguf_writer *w, sala_error *err)
 {
     const char *name = p->params->name ? p->params->name : p->config.name;
     const sala_recipe recipe =
@@ -200,7 +251,7 @@ static sala_status write_directory_keys(const sala_plan *p, const char *dir, sal
     TRY(write_architecture(p, w, err));
     sala_gguf_write_u32(w, "general.file_type", (uint32_t)sala_recipe_file_type(recipe));
     sala_gguf_write_u32(w, "general.quantization_version", QUANTIZATION_VERSION);
-    return write_text(p, dir, w, err);
+    return SALA_OK;
 }
 
 /* ---- metadata of GGUF ---- */
@@ -240,10 +291,13 @@ static sala_status write_file(const sala_plan *p, const char *in, const char *ou
     sala_status st = sala_gguf_writer_open(&w, out, err);
     if (st != SALA_OK)
         return st;
-    if (p->st)
-        st = write_directory_keys(p, in, w, err);
-    else
+    if (p->st) {
+        st = sala_plan_write_keys(p, w, err);
+        if (st == SALA_OK)
+            st = sala_plan_write_text(p, in, w, err);
+    } else {
         write_copied_keys(p, w);
+    }
     if (st == SALA_OK) {
         for (size_t i = 0; i < p->n_items; i++)
             sala_gguf_write_tensor(w, p->items[i].name, p->items[i].dtype, p->items[i].n_dims, p->items[i].ne);

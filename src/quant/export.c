@@ -161,6 +161,61 @@ static const char *torch_dtype(sala_dtype t)
     return t == SALA_F32 ? "float32" : t == SALA_F16 ? "float16" : "bfloat16";
 }
 
+static json_t *sparse_config(const sala_sparse_config *s)
+{
+    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:b, s:I}", "kernel_size", (int)s->kernel_size, "kernel_stride",
+                     (int)s->kernel_stride, "init_blocks", (int)s->init_blocks, "block_size", (int)s->block_size,
+                     "window_size", (int)s->window_size, "topk", (int)s->topk, "use_nope", (int)s->use_nope,
+                     "dense_len", (json_int_t)s->dense_len);
+}
+
+static json_t *mixer_types(const sala_config *c, const char *softmax)
+{
+    json_t *list = json_array();
+    for (int32_t i = 0; i < c->n_layers; i++)
+        json_array_append_new(list, json_string(c->mixers[i] == SALA_MIXER_LIGHTNING ? "lightning-attn" : softmax));
+    return list;
+}
+
+/* The formulas are all that the classes know; f32 is what GGUF keeps of a scale. */
+static const char *lightning_scale(const sala_lightning_config *l)
+{
+    const double d = l->head_dim;
+    return fabs(l->scale * sqrt(d) - 1) < 1e-6 ? "1/sqrt(d)" : fabs(l->scale * d - 1) < 1e-6 ? "1/d" : "1";
+}
+
+/* "hype 362": the word is free, the number is the base. */
+static json_t *logits_scaling(const sala_config *c)
+{
+    const double factor = c->attn_scale * sqrt((double)c->head_dim);
+    if (c->attn_scale_base > 0)
+        return json_sprintf("hype %.9g", short_decimal(c->attn_scale_base));
+    return fabs(factor - 1) < 1e-6 ? json_null() : real(factor);
+}
+
+/* The two families spell the switches of linear layers differently. */
+static void add_hybrid(json_t *o, const sala_plan *p)
+{
+    const sala_config *c = &p->config;
+    const sala_lightning_config *l = &c->lightning;
+    const bool hype = strcmp(p->family->name, "hypenet") == 0;
+    json_object_set_new(o, "mixer_types", mixer_types(c, hype ? "attn" : "minicpm4"));
+    json_object_set_new(o, "attn_use_rope", json_boolean(c->attn_rope));
+    json_object_set_new(o, "attn_use_output_gate", json_boolean(c->attn_gate));
+    if (hype)
+        json_object_set_new(o, "attn_logits_scaling", logits_scaling(c));
+    if (l->n_heads == 0)
+        return;
+    json_object_set_new(o, "lightning_nh", json_integer(l->n_heads));
+    json_object_set_new(o, "lightning_nkv", json_integer(l->n_kv_heads));
+    json_object_set_new(o, "lightning_head_dim", json_integer(l->head_dim));
+    json_object_set_new(o, "lightning_scale", json_string(lightning_scale(l)));
+    json_object_set_new(o, "lightning_use_rope", json_boolean(l->rope));
+    json_object_set_new(o, hype ? "lightning_use_qk_norm" : "qk_norm", json_boolean(l->qk_norm));
+    json_object_set_new(o, hype ? "lightning_use_output_norm" : "use_output_norm", json_boolean(l->out_norm));
+    json_object_set_new(o, hype ? "lightning_use_output_gate" : "use_output_gate", json_boolean(l->gate));
+}
+
 static json_t *model_config(const sala_plan *p, sala_dtype dtype)
 {
     const sala_config *c = &p->config;
@@ -189,6 +244,10 @@ static json_t *model_config(const sala_plan *p, sala_dtype dtype)
         json_object_set_new(o, "scale_depth", real(c->residual_scale * sqrt((double)c->n_layers)));
         json_object_set_new(o, "dim_model_base", real(c->n_embd / c->logit_divisor));
     }
+    if (p->family->hybrid)
+        add_hybrid(o, p);
+    if (c->sparse.block_size > 0)
+        json_object_set_new(o, "sparse_config", sparse_config(&c->sparse));
     if (c->sliding_window > 0) {
         json_object_set_new(o, "sliding_window", json_integer(c->sliding_window));
         json_object_set_new(o, "use_sliding_window", json_true());

@@ -60,64 +60,13 @@ sala_status sala_plan_add(sala_plan *p, sala_stream_item **item, const char *nam
 
 /* ---- Hugging Face directory ---- */
 
-/* Rows and columns that the configuration implies; *rows is 0 for vectors. False when the model has no such tensor. */
-static bool expected_shape(const sala_config *c, sala_tensor_role role, int64_t *rows, int64_t *cols)
+/* Hybrid models go wrong where the list of mixers and the tensors disagree. */
+static const char *mixer_words(const sala_config *c, sala_tensor_role role, int layer)
 {
-    const int64_t q = (int64_t)c->n_heads * c->head_dim, kv = (int64_t)c->n_kv_heads * c->head_dim;
-    *rows = 0;
-    switch (role) {
-    case SALA_T_EMBED:
-        *rows = c->n_vocab, *cols = c->n_embd;
-        return true;
-    case SALA_T_HEAD:
-        *rows = c->n_vocab, *cols = c->n_embd;
-        return !c->tied_head;
-    case SALA_T_OUT_NORM:
-    case SALA_T_ATTN_NORM:
-    case SALA_T_FFN_NORM:
-        *cols = c->n_embd;
-        return true;
-    case SALA_T_Q:
-        *rows = q, *cols = c->n_embd;
-        return true;
-    case SALA_T_K:
-    case SALA_T_V:
-        *rows = kv, *cols = c->n_embd;
-        return true;
-    case SALA_T_O:
-        *rows = c->n_embd, *cols = q;
-        return true;
-    case SALA_T_Q_BIAS:
-        *cols = q;
-        return c->qkv_bias;
-    case SALA_T_K_BIAS:
-    case SALA_T_V_BIAS:
-        *cols = kv;
-        return c->qkv_bias;
-    case SALA_T_O_BIAS:
-        *cols = c->n_embd;
-        return c->o_bias;
-    case SALA_T_Q_NORM:
-    case SALA_T_K_NORM:
-        *cols = c->head_dim;
-        return c->qk_norm;
-    case SALA_T_GATE:
-    case SALA_T_UP:
-        *rows = c->n_ff, *cols = c->n_embd;
-        return true;
-    case SALA_T_DOWN:
-        *rows = c->n_embd, *cols = c->n_ff;
-        return true;
-    case SALA_T_GATE_BIAS:
-    case SALA_T_UP_BIAS:
-        *cols = c->n_ff;
-        return c->mlp_bias;
-    case SALA_T_DOWN_BIAS:
-        *cols = c->n_embd;
-        return c->mlp_bias;
-    default:
-        return false;
-    }
+    if (role < SALA_T_FIRST_OF_LAYER || sala_config_count(c, SALA_MIXER_LIGHTNING) == 0)
+        return "";
+    return c->mixers[layer] == SALA_MIXER_LIGHTNING ? " (mixer_types makes this layer a linear one)"
+                                                    : " (mixer_types makes this layer a softmax one)";
 }
 
 static sala_status add_role(sala_plan *p, sala_tensor_role role, int layer, sala_error *err)
@@ -125,18 +74,19 @@ static sala_status add_role(sala_plan *p, sala_tensor_role role, int layer, sala
     const sala_config *c = &p->config;
     int64_t rows, cols;
     char name[96], ours[96];
-    if (!expected_shape(c, role, &rows, &cols))
+    if (!sala_tensor_shape(c, role, layer, &rows, &cols))
         return SALA_OK;
     const sala_tensor *t = sala_safetensors_tensor(p->st, sala_tensor_name(name, role, layer, true));
     if (!t)
-        return sala_fail(err, SALA_E_NOT_FOUND, "the checkpoint lacks tensor \"%s\", which its config.json implies",
-                         name);
+        return sala_fail(err, SALA_E_NOT_FOUND, "the checkpoint lacks tensor \"%s\", which its config.json implies%s",
+                         name, mixer_words(c, role, layer));
     const int n_dims = rows > 0 ? 2 : 1;
     if (t->n_dims != n_dims || t->ne[0] != cols || (n_dims == 2 && t->ne[1] != rows))
         return sala_fail(err, SALA_E_CORRUPT,
                          "tensor \"%s\" has %d dimensions, %" PRId64 " x %" PRId64 ", but config.json implies %" PRId64
-                         " x %" PRId64,
-                         name, t->n_dims, t->n_dims > 1 ? t->ne[1] : 1, t->ne[0], rows > 0 ? rows : 1, cols);
+                         " x %" PRId64 "%s",
+                         name, t->n_dims, t->n_dims > 1 ? t->ne[1] : 1, t->ne[0], rows > 0 ? rows : 1, cols,
+                         mixer_words(c, role, layer));
     if (t->dtype != SALA_F32 && t->dtype != SALA_F16 && t->dtype != SALA_BF16)
         return sala_fail(err, SALA_E_UNSUPPORTED, "tensor \"%s\" has type %s, expected F32, F16 or BF16", name,
                          sala_dtype_name(t->dtype));
@@ -172,13 +122,12 @@ static sala_status add_made(sala_plan *p, const char *name, int32_t n, float **v
     return SALA_OK;
 }
 
-/* Rope factors have no place in metadata: GGUF keeps them as small tensors. */
-static sala_status add_rope_factors(sala_plan *p, sala_error *err)
+sala_status sala_plan_add_rope_factors(sala_plan *p, sala_error *err)
 {
     const sala_rope_config *r = &p->config.rope;
     const int32_t n = r->n_rot / 2;
     char name[96];
-    float *v;
+    float *v = NULL;
     if (r->kind == SALA_ROPE_LLAMA3) {
         TRY(add_made(p, sala_tensor_name(name, SALA_T_ROPE_FREQS, -1, false), n, &v, err));
         double *inv = malloc((size_t)n * sizeof *inv);
@@ -217,7 +166,7 @@ static void notice_extras(const sala_plan *p)
         int64_t rows, cols;
         const char *name = all.items[i].name;
         const bool ours = sala_tensor_role_of(name, true, &role, &layer) && layer < p->config.n_layers &&
-                          expected_shape(&p->config, role, &rows, &cols);
+                          sala_tensor_shape(&p->config, role, layer, &rows, &cols);
         if (!ours && !is_known_extra(p, name)) {
             first = first ? first : name;
             n++;
@@ -241,8 +190,9 @@ sala_status sala_plan_from_dir(sala_plan *p, const char *dir, sala_error *err)
                          "the checkpoint is quantised by \"%s\"; converting needs one with plain weights",
                          p->config.quant_method);
     TRY(sala_safetensors_open(&p->st, dir, err));
+    TRY(sala_config_fit_lightning(&p->config, p->st, err));
     TRY(add_role(p, SALA_T_EMBED, -1, err));
-    TRY(add_rope_factors(p, err));
+    TRY(sala_plan_add_rope_factors(p, err));
     for (int layer = 0; layer < p->config.n_layers; layer++)
         for (int role = SALA_T_FIRST_OF_LAYER; role < SALA_T_COUNT; role++)
             TRY(add_role(p, (sala_tensor_role)role, layer, err));

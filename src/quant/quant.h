@@ -111,6 +111,28 @@ sala_status sala_quant_to_gguf(const char *in, const char *out, const sala_quant
 sala_status sala_quant_to_hf(const char *in, const char *out, const sala_quant_params *params,
                              sala_quant_result *result, sala_error *err);
 
+/* ---- random models (random.c) ---- */
+
+typedef enum sala_random_mixers {
+    SALA_RANDOM_AS_GIVEN,
+    SALA_RANDOM_DENSE,  /* every layer is a softmax layer that sees everything */
+    SALA_RANDOM_SPARSE, /* every layer is a sparse one, with the config's constants or the usual ones */
+} sala_random_mixers;
+
+typedef struct sala_random_params {
+    uint64_t seed;
+    sala_random_mixers mixers;
+    int32_t n_layers;      /* 0: as many as the config has; otherwise the kinds are spread in the same proportion */
+    const char *tokenizer; /* directory, GGUF, tokenizer.json or tokenizer.model; NULL: one token for each byte */
+} sala_random_params;
+
+/* A GGUF file of random weights in the shape that CONFIG (config.json, or a directory that holds one) says, for
+ * measuring where the real weights cannot be had. Weights are drawn so that hidden states and logits stay near 1. The
+ * file depends on the config, the types and the seed only. params and result as above; progress counts bytes written.
+ * result->in_bytes stays 0. */
+sala_status sala_quant_random(const char *config, const char *out, const sala_quant_params *params,
+                              const sala_random_params *random, sala_quant_result *result, sala_error *err);
+
 /* ---- importance matrices (imatrix.c) ---- */
 
 typedef struct sala_imatrix sala_imatrix;
