@@ -3,9 +3,10 @@
 the PyTorch reference (sala_ref.py), and that reference against code that others wrote.
 
 Limits: max error 1e-3 of the logits' standard deviation with the reference kernels at every position, whole and in
-chunks. Selected blocks are a discontinuity: where the last block in and the first one out lie within rounding of each
-other, either answer is right. Texts with such a call (closer than CLEAR, relative) are drawn again, aloud; exact ties,
-of which there are plenty because neighbouring blocks share rows, stay in and must be decided alike.
+chunks; every fifth checkpoint goes through GGUF. Selected blocks are a discontinuity: where the last block in and the
+first one out lie within rounding of each other, either answer is right. Texts with such a call (closer than CLEAR,
+relative) are drawn again, aloud; exact ties, of which there are plenty because neighbouring blocks share rows, stay in
+and must be decided alike.
 
 Environment: SALA_CASES (random checkpoints, default 60), SALA_SEED (first seed, default 1; a case is its seed).
 """
@@ -18,10 +19,10 @@ import sys
 import numpy as np
 import torch
 
-from common import WORK, Report, deviation, sala_logits, token_list
+from common import WORK, Report, deviation, sala, sala_logits, token_list
 
 import make_checkpoint  # common has put tests/fixtures on the path
-from make_checkpoint import hypenet, longrope, preset, sala, shape, sparse
+from make_checkpoint import hypenet, longrope, preset, shape, sparse
 from minicpm_ref import MiniCPM
 from oracle import reference_logits
 from sala_ref import Model, Sparse, lightning_chunked, lightning_recurrent, slopes
@@ -114,7 +115,7 @@ def mixers(rng, softmax):
 
 
 def random_case(seed):
-    """(preset, what it is, Sparse of the config or None, tokens, switch, override of the constants or None)"""
+    """(preset, what it is, Sparse of the config or None, tokens, switch, override of the constants or None, chunk)"""
     rng = random.Random(seed)
     kv = rng.choice([1, 1, 2, 3])
     group = rng.choice([1, 2, 3, 4, 5, 7, 8, 16] if kv < 3 else [1, 2, 3, 4])
@@ -127,7 +128,7 @@ def random_case(seed):
     size = dict(max_position_embeddings=4096)
     if kind == "sala":
         lightning_kv = rng.choice([x for x in range(1, heads + 1) if heads % x == 0])
-        config = sala(heads, kv, d, mixers(rng, "S"), spelled(s), lightning_nkv=lightning_kv)
+        config = make_checkpoint.sala(heads, kv, d, mixers(rng, "S"), spelled(s), lightning_nkv=lightning_kv)
         config.update(attn_use_rope=rng.random() < 0.2, attn_use_output_gate=rng.random() < 0.8,
                       qk_norm=rng.random() < 0.8, lightning_use_rope=rng.random() < 0.8,
                       use_output_gate=rng.random() < 0.8, use_output_norm=rng.random() < 0.8,
@@ -158,7 +159,7 @@ def random_case(seed):
         p = preset(kind, {"minicpm": "spm", "llama": "gpt2"}.get(kind, "qwen2"), config, dtype)
     if s and rng.random() < 0.25:
         override = random_sparse(rng, rng.choice([-1, n // 2]))
-    return p, kind, s, n, rng.choice(["prompt", "prompt", "position"]), override, rng.choice([512, 512, 64, 7, 33, 100])
+    return p, kind, s, n, rng.choice(["prompt", "prompt", "position"]), override, rng.choice([512, 64, 7, 33, 100] + [1] * (n <= 250))
 
 
 def check_case(report, seed):
@@ -181,6 +182,10 @@ def check_case(report, seed):
         report.skip(what, "%d texts all have a choice closer than %.0e" % (drawn, CLEAR))
         return 0, 0
     try:
+        if seed % 5 == 0:
+            gguf = WORK / "sala-case.gguf"
+            sala("convert", model, "--type", "f32", "--out", gguf, "--force")
+            model, what = gguf, what + ", as GGUF"
         got = sala_logits(model, ids, *options)
     except RuntimeError as e:
         report.check(False, what, str(e))
