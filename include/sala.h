@@ -75,6 +75,10 @@ typedef struct sala_model_params {
     const char *kernels; /* NULL or "auto": the fastest of this CPU; "ref"; or a family such as "avx2" */
     bool vocab_only;     /* tokenizer, template and config; no weights are touched */
     bool no_pack;        /* leave weights as they lie in the file even where packing would be faster */
+    /* Sparse attention (InfLLM-v2) in the softmax layers. NULL: as the model's configuration says; "off"; "on": with
+     * the constants of MiniCPM4; or "topk=64,window=2048,dense-len=8192,block=64,init=1,kernel=32,stride=16,nope=0",
+     * where what is left out stays as it is. */
+    const char *sparse;
     sala_progress_fn *progress;
     void *progress_user;
 } sala_model_params;
@@ -86,7 +90,7 @@ SALA_API void sala_model_close(sala_model *model); /* NULL is fine; sessions mus
 
 typedef struct sala_model_info {
     const char *path;
-    const char *architecture;  /* "llama", "minicpm", "qwen2", "qwen3", ... */
+    const char *architecture;  /* "llama", "minicpm", "minicpm-sala", ... */
     const char *name;          /* general.name or directory name */
     const char *quantization;  /* the type that holds most of the weights, e.g. "Q4_1" */
     const char *kernels;       /* kernel family in use, e.g. "avx512" */
@@ -131,7 +135,19 @@ SALA_API sala_status sala_chat_prompt(const sala_model *model, char **prompt, si
 
 typedef struct sala_session sala_session;
 
-typedef enum sala_kv_type { SALA_KV_DEFAULT, SALA_KV_F32, SALA_KV_F16 } sala_kv_type; /* default: f16; f32 with ref */
+typedef enum sala_kv_type {
+    SALA_KV_DEFAULT, /* f16; f32 with the reference kernels */
+    SALA_KV_F32,
+    SALA_KV_F16,
+    SALA_KV_Q8_0,
+    SALA_KV_Q4, /* 4 bits, a scale and a minimum for 32 components */
+} sala_kv_type;
+
+/* From which length on a sparse layer selects blocks; before, it sees everything. */
+typedef enum sala_dense_switch {
+    SALA_DENSE_BY_POSITION, /* each token by its own position */
+    SALA_DENSE_BY_PROMPT,   /* all tokens alike, by planned_tokens, as the models' own code does for one call */
+} sala_dense_switch;
 
 typedef enum sala_longrope_rule {
     SALA_LONGROPE_BY_LENGTH, /* the long list when planned_tokens exceeds the original context */
@@ -143,12 +159,14 @@ typedef struct sala_session_params {
     int64_t planned_tokens; /* prompt plus what may be generated; decides what depends on length; 0: max_tokens */
     sala_kv_type kv;
     sala_longrope_rule longrope;
+    sala_dense_switch dense_switch;
 } sala_session_params;
 
 SALA_API sala_status sala_session_open(sala_session **out, sala_model *model, const sala_session_params *params,
                                        sala_error *err);
 SALA_API void sala_session_close(sala_session *session);
 SALA_API int64_t sala_session_length(const sala_session *session); /* tokens held */
+SALA_API sala_kv_type sala_session_kv(const sala_session *session);
 /* The tokens held, borrowed until the session changes. A chat compares them with its next prompt, rolls back to where
  * the two part and feeds the rest. */
 SALA_API const int32_t *sala_session_tokens(const sala_session *session, size_t *n);
@@ -157,7 +175,35 @@ SALA_API uint64_t sala_session_bytes(const sala_session *session); /* memory hel
 SALA_API uint64_t sala_session_bytes_at(const sala_model *model, sala_kv_type kv, int64_t n_tokens);
 /* *out continues from the same tokens; the two share memory until they differ. */
 SALA_API sala_status sala_session_fork(sala_session **out, const sala_session *session, sala_error *err);
+/* Forgets all but the first n_keep tokens. Linear-attention states cannot be run backwards: where the last one kept
+ * lies before n_keep, the tokens between are run through the model again (fewer than twice what is forgotten, or 256);
+ * the result is the same bit for bit. On failure the session is as it was. */
 SALA_API sala_status sala_session_rollback(sala_session *session, int64_t n_keep, sala_error *err);
+
+/* ---- sessions on disk ------------------------------------------------------------------------------------------ */
+
+/* Writes the session to one file, whole or not at all: whoever dies on the way leaves what was there before. The first
+ * save to `path` makes the session the owner of the file (locked until the session is closed); later saves to the same
+ * path write only what is new. A file that holds another session is replaced; a file that holds none is refused. */
+SALA_API sala_status sala_session_save(sala_session *session, const char *path, sala_error *err);
+
+typedef struct sala_restore_params {
+    bool read_only;     /* others may read the file too; the session can be saved to another path only */
+    int64_t max_tokens; /* 0: as in sala_session_params */
+} sala_restore_params;
+
+/* Continues a saved session exactly where it was. The file is mapped; its pages are compared with their checksums when
+ * they are first used. SALA_E_INVALID when it was made with another model. params may be NULL. */
+SALA_API sala_status sala_session_restore(sala_session **out, sala_model *model, const char *path,
+                                          const sala_restore_params *params, sala_error *err);
+
+/* A JSON object of the caller's that is saved with the session ("{}" at first); borrowed until it is set again. */
+SALA_API const char *sala_session_note(const sala_session *session);
+SALA_API sala_status sala_session_set_note(sala_session *session, const char *json, sala_error *err);
+
+/* What a session file says of itself, without its model: JSON with "model" (path), "architecture", "tokens", "kv",
+ * "note", ... *json: owned by the caller. */
+SALA_API sala_status sala_session_describe(char **json, const char *path, sala_error *err);
 
 /* One row of a ragged batch: one token of one session. Rows of a session must stand in order. */
 typedef struct sala_row {

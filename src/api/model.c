@@ -136,6 +136,10 @@ static sala_status open_model(sala_model *m, const sala_model_params *p, sala_er
     sala_status st = sala_checkpoint_open(&m->files, m->path, !p->vocab_only, err);
     if (st != SALA_OK)
         return st;
+    if (p->sparse)
+        st = sala_config_ask_sparse(&m->files.config, p->sparse, err);
+    if (st != SALA_OK)
+        return st;
     m->config = &m->files.config;
     st = open_tokenizer(m, p->vocab_only, err);
     if (st == SALA_OK)

@@ -27,22 +27,67 @@ typedef struct sala_linear_out {
     const sala_act *bias; /* device memory, or NULL */
 } sala_linear_out;
 
+/* Where a linear-attention layer's states of one session lie (state/linear.h): pages of all layers, of which a layer
+ * takes its part. A state is f32 [n_heads][d][d]; pending rows are f32 [n_kv_heads][k, v][SALA_LIGHTNING_CHUNK][d]. */
+typedef struct sala_linear_seq {
+    const void *state_in; /* at the start of the chunk that the rows begin in; NULL: zero */
+    void *pending;        /* keys and values of that chunk; NULL when the rows begin and end at chunks' borders */
+    void *pending_out;    /* of the chunk that they end in, maybe the same; NULL when they end at a border */
+    int n_states;         /* states to be written on the way, at multiples of a chunk */
+    const int64_t *positions;
+    void *const *states;
+} sala_linear_seq;
+
 /* Rows of one session in a batch: consecutive rows at consecutive positions. */
 typedef struct sala_attn_seq {
     int64_t first_row;
     int64_t n_rows;
-    int64_t position;    /* of the first row; row i sees the keys [0, position + i] */
-    void *const *blocks; /* block table: tokens 64 b .. 64 b + 63 lie in blocks[b] */
+    int64_t position;                  /* of the first row; row i sees the keys [0, position + i] */
+    void *const *blocks;               /* block table: tokens 64 b .. 64 b + 63 lie in blocks[b] */
+    void *const *fine, *const *coarse; /* pages of 64 compressed keys */
+    int64_t sparse_from;               /* rows at or beyond this position select blocks; those before see everything */
+    sala_linear_seq linear;
+    /* Called before a block is read for the first time, from several threads; NULL: no block needs it. */
+    void (*first_use)(void *user, int64_t block);
+    void *user;
 } sala_attn_seq;
 
-/* Where one layer's keys and values lie inside a block: K [n_kv_heads][head_dim][64], then V
- * [n_kv_heads][64][head_dim]. Keys lie component by component, so that a lane of a register can own a key as it comes
- * from memory. */
+/* Where one layer's keys and values lie inside a block: keys of all heads, then values (tensor/kv_block.h), then, with
+ * sparse layers that score without rotation, the keys before rotation. */
 typedef struct sala_kv_shape {
-    sala_dtype dtype; /* F32 or F16 */
+    sala_dtype dtype; /* F32, F16, Q8_0 or Q4_1 */
     int n_kv_heads, head_dim;
     size_t layer_offset; /* bytes from the block's start */
 } sala_kv_shape;
+
+/* Compressed keys of one layer. Fine row j is the mean of the keys [stride j, stride j + kernel), coarse rows are
+ * `coarse` times as long and far apart. 64 rows to a page, component by component: [n_kv_heads][head_dim][64]. */
+typedef struct sala_rows_shape {
+    sala_dtype dtype; /* F32 or F16 */
+    int kernel, stride, coarse;
+    size_t layer_offset; /* bytes from the page's start */
+} sala_rows_shape;
+
+/* Which blocks a row attends to, per key head: int32 [n_rows][n_kv_heads][1 + most]: their number, then the blocks in
+ * ascending order; a number of -1 stands for everything up to the row. */
+typedef struct sala_selection {
+    int32_t *list;  /* device memory */
+    int most;       /* blocks of a row */
+    int block_size; /* tokens */
+} sala_selection;
+
+typedef struct sala_select_args {
+    const sala_attn_seq *seqs;
+    int n_seqs;
+    int64_t n_rows;
+    sala_rows_shape rows;
+    int n_heads, n_kv_heads, head_dim;
+    float scale;
+    int init_blocks, window_blocks; /* always selected: the first ones, and those from the row's own backwards */
+    const sala_act *q;              /* [n_rows][q_stride] */
+    int64_t q_stride;
+    sala_selection out;
+} sala_select_args;
 
 typedef struct sala_attn_args {
     const sala_attn_seq *seqs;
@@ -51,12 +96,27 @@ typedef struct sala_attn_args {
     sala_kv_shape kv;
     int n_heads;
     float scale;
-    int64_t window;    /* a query sees at most this many last keys; 0: all */
-    const sala_act *q; /* [n_rows][q_stride], heads side by side */
+    int64_t window;                  /* a query sees at most this many last keys; 0: all */
+    const sala_selection *selection; /* NULL: every row sees everything up to itself */
+    const sala_act *q;               /* [n_rows][q_stride], heads side by side */
     int64_t q_stride;
     sala_act *out; /* [n_rows][out_stride] */
     int64_t out_stride;
 } sala_attn_args;
+
+typedef struct sala_lightning_args {
+    const sala_attn_seq *seqs;
+    int n_seqs;
+    int64_t n_rows;
+    int n_heads, n_kv_heads, head_dim;
+    size_t state_offset, pending_offset; /* of the layer, in bytes from the start of a page */
+    float scale;
+    const float *decay; /* host memory, [n_heads][SALA_LIGHTNING_CHUNK + 1]: exp(-slope * i) */
+    const sala_act *q, *k, *v;
+    int64_t q_stride, kv_stride;
+    sala_act *out;
+    int64_t out_stride;
+} sala_lightning_args;
 
 typedef struct sala_rope_args {
     const float *cos, *sin; /* host memory, [n_rows][n_rot / 2] */
@@ -64,6 +124,7 @@ typedef struct sala_rope_args {
     bool half;
     const sala_act *norm; /* RMS norm of each head before the rotation, [head_dim], or NULL */
     float eps;
+    const float *row_scale; /* host memory, [n_rows]: multiplies the rows in the end; NULL: 1 */
 } sala_rope_args;
 
 /* The largest of everything that operations will be asked for. */
@@ -72,6 +133,8 @@ typedef struct sala_backend_limits {
     int64_t cols;   /* of a matrix */
     int64_t tokens; /* of a session; more work, but more slowly */
     int n_heads, n_kv_heads, head_dim;
+    int lightning_head_dim; /* 0: no lightning layer */
+    int selected;           /* blocks of a row; 0: no sparse layer */
 } sala_backend_limits;
 
 typedef struct sala_backend_ops {
@@ -119,7 +182,20 @@ typedef struct sala_backend_ops {
      */
     void (*kv_store)(sala_backend *be, const sala_attn_seq *seqs, int n_seqs, const sala_kv_shape *kv,
                      const sala_act *k, const sala_act *v, int64_t stride);
+    /* The keys alone, as kv_store puts them, at kv->layer_offset. */
+    void (*key_store)(sala_backend *be, const sala_attn_seq *seqs, int n_seqs, const sala_kv_shape *kv,
+                      const sala_act *k, int64_t stride);
     void (*attention)(sala_backend *be, const sala_attn_args *args);
+    /* Appends the compressed keys that the batch's rows complete: means of the keys as they are stored at
+     * kv->layer_offset. */
+    void (*compress)(sala_backend *be, const sala_attn_seq *seqs, int n_seqs, const sala_kv_shape *kv,
+                     const sala_rows_shape *rows);
+    /* Stage 1 of InfLLM-v2. */
+    void (*select)(sala_backend *be, const sala_select_args *args);
+    void (*lightning)(sala_backend *be, const sala_lightning_args *args);
+    /* out = x * sigmoid(gate) */
+    void (*sigmoid_gate)(sala_backend *be, sala_act *out, const sala_act *x, const sala_act *gate, int64_t n_rows,
+                         int64_t n);
     /* out[i] = x[rows[i]]; rows in host memory. */
     void (*gather)(sala_backend *be, sala_act *out, const sala_act *x, const int32_t *rows, int64_t n_rows, int64_t n);
     /* False when some element of x is infinite or not a number. */

@@ -31,13 +31,33 @@ struct sala_model {
     size_t work_bytes;
 };
 
+typedef struct sala_session_store sala_session_store; /* session_store.c: the file that a session belongs to */
+
 struct sala_session {
     sala_model *model;
     sala_timeline line;
     int64_t max_tokens;
-    int32_t *tokens; /* [line.kv.length] what it holds */
+    int64_t planned_tokens;
+    sala_dense_switch dense_switch;
+    int32_t *tokens; /* [line.state.length] what it holds */
     int64_t cap_tokens;
+    char *note;                /* NULL: "{}" */
+    sala_session_store *store; /* NULL: it was never saved */
 };
+
+/* A session without tokens whose pages are as `layout` says; for opening and restoring. */
+sala_status sala_session_new(sala_session **out, sala_model *model, const sala_session_params *params, sala_error *err);
+bool sala_session_reserve_tokens(sala_session *s, int64_t n);
+/* Lets go of the file, if there is one. */
+void sala_session_store_close(sala_session_store *store);
+/* The session has forgotten everything behind its present length: pages of the file that held more are out of date. */
+void sala_session_store_rolled_back(sala_session_store *store, const sala_session *s);
+/* Fills an empty session with n random tokens and random but well-conditioned content, to measure at a depth without
+ * reading up to it. */
+sala_status sala_session_fill(sala_session *s, int64_t n, uint64_t seed, sala_error *err);
+/* What n tokens take, by kind. */
+sala_status sala_session_cost_at(sala_state_cost *out, const sala_model *model, sala_kv_type kv, int64_t n_tokens,
+                                 sala_error *err);
 
 bool sala_model_is_end(const sala_model *model, int32_t token);
 /* Whoever turns text into ids or back asks first whether the model has a tokenizer. */

@@ -97,7 +97,7 @@ static sala_status run(loop *g, const int32_t *prompt, size_t n_prompt)
             break;
         if (p->max_new_tokens > 0 && r->n_new >= p->max_new_tokens) {
             r->reason = SALA_STOP_LENGTH;
-        } else if (s->line.kv.length >= s->max_tokens) {
+        } else if (s->line.state.length >= s->max_tokens) {
             r->reason = SALA_STOP_CONTEXT;
         } else {
             const sala_row row = {token, 0, true};

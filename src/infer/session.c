@@ -7,24 +7,89 @@
 
 sala_dtype sala_kv_dtype(const sala_model *model, sala_kv_type kv)
 {
-    if (kv == SALA_KV_DEFAULT)
-        return model->ref ? SALA_F32 : SALA_F16;
-    return kv == SALA_KV_F32 ? SALA_F32 : SALA_F16;
+    switch (kv) {
+    case SALA_KV_DEFAULT:
+        break;
+    case SALA_KV_F32:
+        return SALA_F32;
+    case SALA_KV_F16:
+        return SALA_F16;
+    case SALA_KV_Q8_0:
+        return SALA_Q8_0;
+    case SALA_KV_Q4:
+        return SALA_Q4_1;
+    }
+    return model->ref ? SALA_F32 : SALA_F16;
 }
 
-static sala_status layout_of(sala_kv_layout *out, const sala_model *model, sala_kv_type kv, sala_error *err)
+sala_kv_type sala_session_kv(const sala_session *s)
 {
-    const sala_config *c = model->config;
-    return sala_kv_layout_init(out, sala_kv_dtype(model, kv), c->n_layers, c->n_kv_heads, c->head_dim, err);
+    switch (s->line.state.layout.dtype) {
+    case SALA_F32:
+        return SALA_KV_F32;
+    case SALA_Q8_0:
+        return SALA_KV_Q8_0;
+    case SALA_Q4_1:
+        return SALA_KV_Q4;
+    default:
+        return SALA_KV_F16;
+    }
+}
+
+static sala_status layout_of(sala_state_layout *out, const sala_model *model, sala_kv_type kv, sala_error *err)
+{
+    return sala_net_state_layout(out, model->config, sala_kv_dtype(model, kv), err);
 }
 
 uint64_t sala_session_bytes_at(const sala_model *model, sala_kv_type kv, int64_t n_tokens)
 {
-    sala_kv_layout layout;
-    return layout_of(&layout, model, kv, NULL) == SALA_OK ? sala_kv_bytes_at(&layout, n_tokens) : UINT64_MAX;
+    sala_state_layout layout;
+    return layout_of(&layout, model, kv, NULL) == SALA_OK ? sala_state_bytes_at(&layout, n_tokens) : UINT64_MAX;
 }
 
-sala_status sala_session_open(sala_session **out, sala_model *model, const sala_session_params *params, sala_error *err)
+sala_status sala_session_cost_at(sala_state_cost *out, const sala_model *model, sala_kv_type kv, int64_t n_tokens,
+                                 sala_error *err)
+{
+    sala_state_layout layout;
+    const sala_status st = layout_of(&layout, model, kv, err);
+    if (st == SALA_OK)
+        *out = sala_state_cost_at(&layout, n_tokens);
+    return st;
+}
+
+/* The most tokens that `room` bytes hold, up to `most`. */
+static int64_t tokens_that_fit(const sala_state_layout *layout, uint64_t room, int64_t most)
+{
+    int64_t low = 0, high = most;
+    while (low < high) {
+        const int64_t mid = low + (high - low + 1) / 2;
+        if (sala_state_bytes_at(layout, mid) <= room)
+            low = mid;
+        else
+            high = mid - 1;
+    }
+    return low;
+}
+
+/* Lengths that the session keeps to for its whole life. */
+static void plan_lengths(sala_session *s, const sala_session_params *p)
+{
+    const sala_config *c = s->model->config;
+    const int64_t original = c->rope.original_max > 0 ? c->rope.original_max : c->n_ctx_train;
+    const int64_t planned = p->planned_tokens > 0 ? p->planned_tokens : s->max_tokens;
+    s->planned_tokens = planned;
+    s->dense_switch = p->dense_switch;
+    s->line.long_rope = (p->longrope == SALA_LONGROPE_BY_CONFIG ? c->n_ctx_train : planned) > original;
+    const int64_t dense_len = c->sparse.dense_len;
+    if (dense_len <= 0)
+        s->line.sparse_from = 0;
+    else if (p->dense_switch == SALA_DENSE_BY_PROMPT)
+        s->line.sparse_from = planned >= dense_len ? 0 : INT64_MAX;
+    else
+        s->line.sparse_from = dense_len - 1; /* the length counts the token itself */
+}
+
+sala_status sala_session_new(sala_session **out, sala_model *model, const sala_session_params *params, sala_error *err)
 {
     static const sala_session_params defaults = {0};
     const sala_session_params p = params ? *params : defaults;
@@ -34,38 +99,43 @@ sala_status sala_session_open(sala_session **out, sala_model *model, const sala_
     if (p.max_tokens < 0 || p.planned_tokens < 0)
         return sala_fail(err, SALA_E_INVALID, "a context of %lld tokens; expected a positive number",
                          (long long)sala_min_i64(p.max_tokens, p.planned_tokens));
+    sala_state_layout layout;
+    const sala_status st = layout_of(&layout, model, p.kv, err);
+    if (st != SALA_OK)
+        return st;
     sala_session *s = calloc(1, sizeof *s);
     if (!s)
         return sala_fail_memory(err, sizeof *s);
     s->model = model;
-    sala_kv_layout layout;
-    sala_status st = layout_of(&layout, model, p.kv, err);
-    if (st != SALA_OK) {
-        free(s);
+    s->max_tokens = p.max_tokens;
+    sala_state_init(&s->line.state, &layout);
+    if (p.max_tokens == 0) {
+        const int64_t trained = sala_min_i64(model->config->n_ctx_train, INT64_C(1) << 40);
+        s->max_tokens = sala_max_i64(1, tokens_that_fit(&layout, sala_os_memory_available(), trained));
+    }
+    plan_lengths(s, &p);
+    *out = s;
+    return SALA_OK;
+}
+
+sala_status sala_session_open(sala_session **out, sala_model *model, const sala_session_params *params, sala_error *err)
+{
+    sala_session *s = NULL;
+    const sala_status st = sala_session_new(&s, model, params, err);
+    if (st != SALA_OK)
         return st;
+    const sala_state_layout *layout = &s->line.state.layout;
+    const uint64_t need = sala_state_bytes_at(layout, s->max_tokens), room = sala_os_memory_available();
+    if (params && params->max_tokens > 0 && need > room) {
+        char a[32], b[32];
+        const int64_t fits = tokens_that_fit(layout, room, s->max_tokens);
+        sala_session_close(s);
+        return sala_fail(err, SALA_E_MEMORY,
+                         "a context of %lld tokens takes %s of keys, values and states, but only %s of memory is free; "
+                         "ask for at most %lld tokens",
+                         (long long)params->max_tokens, sala_format_bytes(a, need), sala_format_bytes(b, room),
+                         (long long)fits);
     }
-    const uint64_t room = sala_os_memory_available();
-    if (p.max_tokens > 0) {
-        s->max_tokens = p.max_tokens;
-        const uint64_t need = sala_kv_bytes_at(&layout, p.max_tokens);
-        if (need > room) {
-            char a[32], b[32];
-            free(s);
-            return sala_fail(err, SALA_E_MEMORY,
-                             "a context of %lld tokens takes %s of keys and values, but only %s of memory is free; "
-                             "ask for at most %lld tokens",
-                             (long long)p.max_tokens, sala_format_bytes(a, need), sala_format_bytes(b, room),
-                             (long long)(room / layout.block_bytes * SALA_KV_BLOCK_TOKENS));
-        }
-    } else {
-        const int64_t fits = (int64_t)(room / layout.block_bytes) * SALA_KV_BLOCK_TOKENS;
-        s->max_tokens = sala_max_i64(1, sala_min_i64(model->config->n_ctx_train, fits));
-    }
-    const sala_rope_config *rope = &model->config->rope;
-    const int64_t original = rope->original_max > 0 ? rope->original_max : model->config->n_ctx_train;
-    const int64_t planned = p.planned_tokens > 0 ? p.planned_tokens : s->max_tokens;
-    s->line.long_rope = (p.longrope == SALA_LONGROPE_BY_CONFIG ? model->config->n_ctx_train : planned) > original;
-    sala_kv_init(&s->line.kv, &layout);
     *out = s;
     return SALA_OK;
 }
@@ -74,14 +144,16 @@ void sala_session_close(sala_session *s)
 {
     if (!s)
         return;
-    sala_kv_free(&s->line.kv);
+    sala_state_free(&s->line.state);
+    sala_session_store_close(s->store);
     free(s->tokens);
+    free(s->note);
     free(s);
 }
 
 int64_t sala_session_length(const sala_session *s)
 {
-    return s->line.kv.length;
+    return s->line.state.length;
 }
 
 int64_t sala_session_max_tokens(const sala_session *s)
@@ -91,25 +163,16 @@ int64_t sala_session_max_tokens(const sala_session *s)
 
 const int32_t *sala_session_tokens(const sala_session *s, size_t *n)
 {
-    *n = (size_t)s->line.kv.length;
+    *n = (size_t)s->line.state.length;
     return s->tokens;
 }
 
 uint64_t sala_session_bytes(const sala_session *s)
 {
-    return sala_kv_bytes(&s->line.kv);
+    return sala_state_bytes(&s->line.state);
 }
 
-sala_status sala_session_rollback(sala_session *s, int64_t n_keep, sala_error *err)
-{
-    if (n_keep < 0 || n_keep > s->line.kv.length)
-        return sala_fail(err, SALA_E_INVALID, "cannot roll back to %lld tokens: the session holds %lld",
-                         (long long)n_keep, (long long)s->line.kv.length);
-    sala_kv_rollback(&s->line.kv, n_keep);
-    return SALA_OK;
-}
-
-static bool reserve_tokens(sala_session *s, int64_t n)
+bool sala_session_reserve_tokens(sala_session *s, int64_t n)
 {
     if (n <= s->cap_tokens)
         return true;
@@ -125,24 +188,82 @@ static bool reserve_tokens(sala_session *s, int64_t n)
 sala_status sala_session_fork(sala_session **out, const sala_session *session, sala_error *err)
 {
     sala_session *s = calloc(1, sizeof *s);
-    const int64_t n = session->line.kv.length;
-    if (!s || !reserve_tokens(s, n)) {
+    const int64_t n = session->line.state.length;
+    if (!s || !sala_session_reserve_tokens(s, n)) {
         free(s);
         return sala_fail_memory(err, (uint64_t)n * sizeof *s->tokens);
     }
-    s->model = session->model;
-    s->max_tokens = session->max_tokens;
-    s->line.long_rope = session->line.long_rope;
-    const sala_status st = sala_kv_fork(&s->line.kv, &session->line.kv, err);
-    if (st != SALA_OK) {
+    int32_t *const tokens = s->tokens;
+    const int64_t cap = s->cap_tokens;
+    *s = *session;
+    s->tokens = tokens;
+    s->cap_tokens = cap;
+    s->store = NULL;
+    s->note = session->note ? sala_strdup(session->note) : NULL;
+    const sala_status st = sala_state_fork(&s->line.state, &session->line.state, err);
+    if (st != SALA_OK || (session->note && !s->note)) {
+        if (st == SALA_OK)
+            sala_state_free(&s->line.state);
+        free(s->note);
         free(s->tokens);
         free(s);
-        return st;
+        return st != SALA_OK ? st : sala_fail_memory(err, strlen(session->note));
     }
     if (n)
         memcpy(s->tokens, session->tokens, (size_t)n * sizeof *s->tokens);
     *out = s;
     return SALA_OK;
+}
+
+sala_status sala_session_rollback(sala_session *s, int64_t n_keep, sala_error *err)
+{
+    sala_state *state = &s->line.state;
+    if (n_keep < 0 || n_keep > state->length)
+        return sala_fail(err, SALA_E_INVALID, "cannot roll back to %lld tokens: the session holds %lld",
+                         (long long)n_keep, (long long)state->length);
+    if (sala_state_rollback_target(state, n_keep) == n_keep) {
+        sala_state_rollback(state, n_keep);
+    } else {
+        /* What lies between the last state that is kept and n_keep is run again, on a fork: if that fails, nothing has
+         * happened. */
+        sala_session *copy;
+        sala_status st = sala_session_fork(&copy, s, err);
+        if (st != SALA_OK)
+            return st;
+        const int64_t from = sala_state_rollback(&copy->line.state, n_keep);
+        st = sala_prefill(copy, s->tokens + from, (size_t)(n_keep - from), 0, NULL, NULL, NULL, err);
+        if (st == SALA_OK) {
+            const sala_timeline line = s->line;
+            s->line = copy->line;
+            copy->line = line;
+        }
+        sala_session_close(copy);
+        if (st != SALA_OK)
+            return st;
+    }
+    if (s->store)
+        sala_session_store_rolled_back(s->store, s);
+    return SALA_OK;
+}
+
+sala_status sala_session_fill(sala_session *s, int64_t n, uint64_t seed, sala_error *err)
+{
+    if (n < 0 || n > s->max_tokens)
+        return sala_fail(err, SALA_E_LIMIT, "%lld tokens do not fit: the session's limit is %lld", (long long)n,
+                         (long long)s->max_tokens);
+    if (!sala_session_reserve_tokens(s, n))
+        return sala_fail_memory(err, (uint64_t)n * sizeof *s->tokens);
+    const sala_status st = sala_state_fill(&s->line.state, n, seed, err);
+    sala_rng rng;
+    sala_rng_seed(&rng, seed);
+    for (int64_t i = 0; i < n && st == SALA_OK; i++)
+        s->tokens[i] = (int32_t)(sala_rng_next(&rng) % (uint64_t)s->model->config->n_vocab);
+    return st;
+}
+
+const char *sala_session_note(const sala_session *s)
+{
+    return s->note ? s->note : "{}";
 }
 
 /* What a call is turned into; lies in the model's scratch. */
@@ -179,11 +300,11 @@ static sala_status check_session(sala_model *model, sala_session *const *session
     for (int j = 0; j < i; j++)
         if (s == sessions[j])
             return sala_fail(err, SALA_E_INVALID, "sessions %d and %d of the call are the same", j, i);
-    const int64_t after = s->line.kv.length + n_new;
+    const int64_t after = s->line.state.length + n_new;
     if (after > s->max_tokens)
         return sala_fail(err, SALA_E_LIMIT, "%lld tokens do not fit: the session holds %lld and its limit is %lld",
-                         (long long)n_new, (long long)s->line.kv.length, (long long)s->max_tokens);
-    if (!reserve_tokens(s, after))
+                         (long long)n_new, (long long)s->line.state.length, (long long)s->max_tokens);
+    if (!sala_session_reserve_tokens(s, after))
         return sala_fail_memory(err, (uint64_t)after * sizeof(int32_t));
     return SALA_OK;
 }
@@ -208,7 +329,7 @@ static sala_status run_batch(sala_model *model, sala_session *const *sessions, i
     const sala_status st = sala_net_forward(model->net, b.lines, n_sessions, b.rows, n_rows, logits, err);
     for (int i = 0; i < n_rows && st == SALA_OK; i++) {
         const int s = rows[i].session;
-        sessions[s]->tokens[b.lines[s]->kv.length - b.count[s]--] = rows[i].token;
+        sessions[s]->tokens[b.lines[s]->state.length - b.count[s]--] = rows[i].token;
     }
     return st;
 }
@@ -233,9 +354,9 @@ sala_status sala_prefill(sala_session *s, const int32_t *ids, size_t n_ids, int 
 {
     if (chunk <= 0)
         chunk = 512;
-    if (n_ids > (size_t)(s->max_tokens - s->line.kv.length))
+    if (n_ids > (size_t)(s->max_tokens - s->line.state.length))
         return sala_fail(err, SALA_E_LIMIT, "%zu tokens do not fit: the session holds %lld and its limit is %lld",
-                         n_ids, (long long)s->line.kv.length, (long long)s->max_tokens);
+                         n_ids, (long long)s->line.state.length, (long long)s->max_tokens);
     sala_row *rows = malloc((size_t)chunk * sizeof *rows);
     if (!rows)
         return sala_fail_memory(err, (uint64_t)chunk * sizeof *rows);

@@ -2,6 +2,7 @@
 #include "model/mixer.h"
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 /* A slice of the batch that goes through all layers at once: rows sorted by session. */
@@ -17,6 +18,12 @@ static void fill_rope(sala_net *net, sala_timeline *const *timelines, const slic
 {
     const sala_config *c = net->config;
     const int half = c->rope.n_rot / 2;
+    if (c->attn_scale_base > 0)
+        for (int q = 0; q < s->n_seqs; q++)
+            for (int64_t i = 0; i < s->seqs[q].n_rows; i++)
+                net->row_scale[s->seqs[q].first_row + i] =
+                    (float)(log((double)(s->seqs[q].position + i) + c->attn_scale_base) /
+                            log(floor(c->attn_scale_base)));
     if (c->rope.kind == SALA_ROPE_NONE)
         return;
     for (int q = 0; q < s->n_seqs; q++) {
@@ -45,7 +52,8 @@ static void observe(const sala_net *net, int layer, sala_observe_point point, co
 }
 
 /* h and normed (= attn_norm(h)) in; both advanced to the next layer. next_norm: the norm that follows this layer. */
-static void run_layer(sala_net *net, int layer, const slice *s, const sala_kv_layout *kv, const sala_act *next_norm)
+static void run_layer(sala_net *net, int layer, const slice *s, const sala_state_layout *state,
+                      const sala_act *next_norm)
 {
     sala_backend *be = net->be;
     const sala_config *c = net->config;
@@ -54,7 +62,7 @@ static void run_layer(sala_net *net, int layer, const slice *s, const sala_kv_la
     const float r = (float)c->residual_scale, eps = (float)c->rms_eps;
 
     observe(net, layer, SALA_OBSERVE_ATTN_IN, b->normed, s->n_rows, c->n_embd);
-    const sala_mixer_call call = {net, layer, b, s->seqs, s->n_seqs, s->n_rows, kv};
+    const sala_mixer_call call = {net, layer, b, s->seqs, s->n_seqs, s->n_rows, state};
     sala_mixer_get(c->mixers[layer])->run(&call);
     be->ops->add_norm(be, b->normed, b->h, b->out, r, w->ffn_norm, s->n_rows, c->n_embd, eps);
 
@@ -112,44 +120,108 @@ static sala_status run_slice(sala_net *net, sala_timeline *const *timelines, con
     be->ops->get_rows(be, b->h, net->embed, ids, s->n_rows, (float)c->embed_scale);
     fill_rope(net, timelines, s);
     be->ops->rms_norm(be, b->normed, b->h, net->layers[0].attn_norm, s->n_rows, c->n_embd, (float)c->rms_eps);
-    const sala_kv_layout *kv = &timelines[s->rows[s->order[0]].session]->kv.layout;
+    const sala_state_layout *state = &timelines[s->rows[s->order[0]].session]->state.layout;
     for (int l = 0; l < c->n_layers; l++)
-        run_layer(net, l, s, kv, l + 1 < c->n_layers ? net->layers[l + 1].attn_norm : net->out_norm);
+        run_layer(net, l, s, state, l + 1 < c->n_layers ? net->layers[l + 1].attn_norm : net->out_norm);
     if (!be->ops->all_finite(be, b->h, s->n_rows * c->n_embd))
         return sala_fail(err, SALA_E_NUMERIC,
                          "the hidden state holds infinities or not-a-number: the weights are damaged or overflow");
     return run_head(net, s, place, logits, err);
 }
 
-/* Cuts the sorted rows into sequences; rows [begin, end) of the order. done[s]: rows of session s in earlier slices. */
-static int make_seqs(sala_attn_seq *seqs, sala_timeline *const *timelines, const sala_net_row *rows,
-                     const int64_t *order, int64_t begin, int64_t end, int64_t *done)
+/* What a timeline is to one call. */
+typedef struct pass {
+    sala_timeline *line;
+    int64_t count, done; /* rows of the call; rows of earlier slices */
+    sala_linear_run linear;
+    /* The first damaged page that was met while the layers ran. */
+    atomic_flag met;
+    bool damaged;
+    sala_error error;
+} pass;
+
+static void first_use(void *user, int64_t block)
 {
-    int n = 0;
+    pass *p = user;
+    sala_error err = {0};
+    if (sala_page_check(p->line->state.blocks.pages[block], &err) == SALA_OK || atomic_flag_test_and_set(&p->met))
+        return;
+    p->error = err;
+    p->damaged = true;
+}
+
+/* Compares the pages that every pass reads: compressed keys and linear states. */
+static sala_status check_mapped(sala_timeline *line, sala_error *err)
+{
+    if (!line->mapped || line->checked)
+        return SALA_OK;
+    const sala_state *s = &line->state;
+    sala_status st = sala_linear_check(&s->linear, err);
+    const sala_pages *const lists[] = {&s->fine, &s->coarse};
+    for (size_t l = 0; l < SALA_ARRAY_LEN(lists); l++)
+        for (int64_t i = 0; i < lists[l]->n_pages && st == SALA_OK; i++)
+            st = sala_page_check(lists[l]->pages[i], err);
+    line->checked = st == SALA_OK;
+    return st;
+}
+
+static sala_status begin_pass(const sala_net *net, pass *p, sala_error *err)
+{
+    atomic_flag_clear(&p->met);
+    sala_status st = check_mapped(p->line, err);
+    if (st == SALA_OK)
+        st = sala_state_prepare(&p->line->state, p->count, err);
+    if (st == SALA_OK && net->config->lightning.n_heads)
+        sala_linear_begin(&p->linear, &p->line->state.linear, p->count);
+    return st;
+}
+
+/* Cuts the sorted rows [begin, end) of the order into sequences. */
+static sala_status make_seqs(const sala_net *net, slice *s, pass *passes, const sala_net_row *rows,
+                             const int64_t *order, int64_t begin, int64_t end, sala_error *err)
+{
+    s->n_seqs = 0;
     for (int64_t i = begin; i < end;) {
-        const int32_t session = rows[order[i]].session;
-        int64_t j = i;
-        while (j < end && rows[order[j]].session == session)
-            j++;
-        const sala_kv *kv = &timelines[session]->kv;
-        seqs[n++] = (sala_attn_seq){i - begin, j - i, kv->length + done[session], kv->blocks};
-        done[session] += j - i;
-        i = j;
+        pass *p = &passes[rows[order[i]].session];
+        const int64_t n = sala_min_i64(end - i, p->count - p->done);
+        sala_state *state = &p->line->state;
+        sala_attn_seq *seq = &s->seqs[s->n_seqs++];
+        *seq = (sala_attn_seq){.first_row = i - begin,
+                               .n_rows = n,
+                               .position = state->length + p->done,
+                               .blocks = state->blocks.data,
+                               .fine = state->fine.data,
+                               .coarse = state->coarse.data,
+                               .sparse_from = p->line->sparse_from,
+                               .first_use = p->line->mapped ? first_use : NULL,
+                               .user = p};
+        if (net->config->lightning.n_heads) {
+            sala_linear_stretch stretch;
+            const sala_status st = sala_linear_next(&p->linear, n, &stretch, err);
+            if (st != SALA_OK)
+                return st;
+            seq->linear = (sala_linear_seq){stretch.state_in, stretch.pending,   stretch.pending_out,
+                                            stretch.n_states, stretch.positions, stretch.states};
+        }
+        p->done += n;
+        i += n;
     }
-    return n;
+    return SALA_OK;
 }
 
 typedef struct work {
-    int64_t *count, *start; /* [n_timelines] rows of each session, where they start; then: rows done */
+    pass *passes;           /* [n_timelines] */
     int64_t *order, *place; /* [n_rows] rows sorted by session; row of logits */
+    int64_t *start;         /* [n_timelines] where the rows of each begin */
     sala_attn_seq *seqs;    /* [max_rows] */
     int32_t *ids;           /* [max_rows] */
 } work;
 
 static bool get_work(sala_net *net, work *w, int n_timelines, int64_t n_rows)
 {
-    const size_t counts = (size_t)n_timelines * 2, rows = (size_t)n_rows * 2, max = (size_t)net->max_rows;
-    const size_t bytes = (counts + rows) * sizeof(int64_t) + max * (sizeof(sala_attn_seq) + sizeof(int32_t));
+    const size_t lines = (size_t)n_timelines, rows = (size_t)n_rows, max = (size_t)net->max_rows;
+    const size_t bytes = lines * (sizeof(pass) + sizeof(int64_t)) + rows * 2 * sizeof(int64_t) +
+                         max * (sizeof(sala_attn_seq) + sizeof(int32_t));
     if (bytes > net->work_bytes) {
         void *more = realloc(net->work, bytes);
         if (!more)
@@ -157,71 +229,80 @@ static bool get_work(sala_net *net, work *w, int n_timelines, int64_t n_rows)
         net->work = more;
         net->work_bytes = bytes;
     }
-    w->count = net->work;
-    w->start = w->count + n_timelines;
-    w->order = w->start + n_timelines;
+    w->passes = net->work;
+    w->order = (int64_t *)(void *)(w->passes + lines);
     w->place = w->order + n_rows;
-    w->seqs = (sala_attn_seq *)(void *)(w->place + n_rows);
+    w->start = w->place + n_rows;
+    w->seqs = (sala_attn_seq *)(void *)(w->start + n_timelines);
     w->ids = (int32_t *)(void *)(w->seqs + max);
-    memset(w->count, 0, counts * sizeof(int64_t));
+    memset(w->passes, 0, lines * sizeof(pass));
     return true;
+}
+
+/* Counts the rows of each session, numbers the wanted ones, and refuses rows that make no sense. */
+static sala_status count_rows(const sala_net *net, work *w, int n_timelines, const sala_net_row *rows, int64_t n_rows,
+                              const float *logits, sala_error *err)
+{
+    const sala_config *c = net->config;
+    int64_t n_want = 0;
+    for (int64_t i = 0; i < n_rows; i++) {
+        const sala_net_row *r = &rows[i];
+        if (r->session < 0 || r->session >= n_timelines)
+            return sala_fail(err, SALA_E_INVALID, "row %lld names session %d; the call has %d", (long long)i,
+                             r->session, n_timelines);
+        if (r->token < 0 || r->token >= c->n_vocab)
+            return sala_fail(err, SALA_E_INVALID, "row %lld holds token %d; the model has tokens 0 to %d", (long long)i,
+                             r->token, c->n_vocab - 1);
+        w->passes[r->session].count++;
+        w->place[i] = n_want;
+        n_want += r->want;
+    }
+    if (n_want && !logits)
+        return sala_fail(err, SALA_E_INVALID, "logits are wanted but there is no place for them");
+    return SALA_OK;
 }
 
 sala_status sala_net_forward(sala_net *net, sala_timeline *const *timelines, int n_timelines, const sala_net_row *rows,
                              int64_t n_rows, float *logits, sala_error *err)
 {
-    const sala_config *c = net->config;
     if (n_rows <= 0)
         return SALA_OK;
     work w;
     if (!get_work(net, &w, n_timelines, n_rows))
         return sala_fail_memory(err, (uint64_t)n_rows * 2 * sizeof(int64_t));
-    int64_t *count = w.count, *start = w.start, *order = w.order, *place = w.place;
-    sala_status st = SALA_OK;
+    sala_status st = count_rows(net, &w, n_timelines, rows, n_rows, logits, err);
+    if (st != SALA_OK)
+        return st;
 
-    /* Sort by session, keeping the order within each (counting sort), and number the wanted rows. */
-    int64_t n_want = 0;
-    for (int64_t i = 0; i < n_rows; i++) {
-        const sala_net_row *r = &rows[i];
-        if (r->session < 0 || r->session >= n_timelines)
-            st = sala_fail(err, SALA_E_INVALID, "row %lld names session %d; the call has %d", (long long)i, r->session,
-                           n_timelines);
-        else if (r->token < 0 || r->token >= c->n_vocab)
-            st = sala_fail(err, SALA_E_INVALID, "row %lld holds token %d; the model has tokens 0 to %d", (long long)i,
-                           r->token, c->n_vocab - 1);
-        if (st != SALA_OK)
-            goto out;
-        count[r->session]++;
-        place[i] = n_want;
-        n_want += r->want;
+    /* Sort by session, keeping the order within each (counting sort). */
+    int n_begun = 0;
+    for (int s = 0; s < n_timelines && st == SALA_OK; s++) {
+        w.passes[s].line = timelines[s];
+        w.start[s] = s ? w.start[s - 1] + w.passes[s - 1].count : 0;
+        st = begin_pass(net, &w.passes[s], err);
+        n_begun += st == SALA_OK;
     }
-    if (n_want && !logits) {
-        st = sala_fail(err, SALA_E_INVALID, "logits are wanted but there is no place for them");
-        goto out;
-    }
-    for (int s = 0; s < n_timelines; s++) {
-        if (count[s])
-            st = sala_kv_prepare(&timelines[s]->kv, count[s], err);
-        if (st != SALA_OK)
-            goto out;
-        start[s] = s ? start[s - 1] + count[s - 1] : 0;
-    }
-    for (int64_t i = 0; i < n_rows; i++)
-        order[start[rows[i].session]++] = i;
+    for (int64_t i = 0; i < n_rows && st == SALA_OK; i++)
+        w.order[w.start[rows[i].session]++] = i;
 
-    memset(start, 0, (size_t)n_timelines * sizeof *start); /* from here on: rows done */
     for (int64_t begin = 0; begin < n_rows && st == SALA_OK; begin += net->max_rows) {
         const int64_t end = sala_min_i64(begin + net->max_rows, n_rows);
-        slice s = {.rows = rows, .order = order + begin, .n_rows = end - begin, .seqs = w.seqs};
-        s.n_seqs = make_seqs(w.seqs, timelines, rows, order, begin, end, start);
-        st = run_slice(net, timelines, &s, place, logits, w.ids, err);
-    }
-out:
-    for (int s = 0; s < n_timelines; s++) {
+        slice s = {.rows = rows, .order = w.order + begin, .n_rows = end - begin, .seqs = w.seqs};
+        st = make_seqs(net, &s, w.passes, rows, w.order, begin, end, err);
         if (st == SALA_OK)
-            sala_kv_commit(&timelines[s]->kv, count[s]);
-        else
-            sala_kv_rollback(&timelines[s]->kv, timelines[s]->kv.length);
+            st = run_slice(net, timelines, &s, w.place, logits, w.ids, err);
+        for (int i = 0; i < n_timelines; i++) {
+            if (w.passes[i].damaged) { /* whatever else went wrong came of it */
+                st = w.passes[i].error.code;
+                if (err)
+                    *err = w.passes[i].error;
+            }
+        }
+    }
+    for (int s = 0; s < n_begun; s++) {
+        pass *p = &w.passes[s];
+        sala_state_commit(&timelines[s]->state, st == SALA_OK ? p->count : 0,
+                          net->config->lightning.n_heads ? &p->linear : NULL);
     }
     return st;
 }

@@ -93,11 +93,52 @@ static sala_status load_vector(loader *ld, sala_act **out, sala_tensor_role role
     return st;
 }
 
+static bool is_linear(const sala_config *c, int l)
+{
+    return c->mixers[l] == SALA_MIXER_LIGHTNING;
+}
+
+/* Widths of a layer's projections. */
+static int64_t q_width(const sala_config *c, int l)
+{
+    return is_linear(c, l) ? (int64_t)c->lightning.n_heads * c->lightning.head_dim : (int64_t)c->n_heads * c->head_dim;
+}
+
+static int64_t kv_width(const sala_config *c, int l)
+{
+    return is_linear(c, l) ? (int64_t)c->lightning.n_kv_heads * c->lightning.head_dim
+                           : (int64_t)c->n_kv_heads * c->head_dim;
+}
+
+static int64_t widest(const sala_config *c, int64_t (*width)(const sala_config *c, int l))
+{
+    int64_t most = 0;
+    for (int l = 0; l < c->n_layers; l++)
+        most = sala_max_i64(most, width(c, l));
+    return most;
+}
+
+static bool has_gate(const sala_config *c, int l)
+{
+    return is_linear(c, l) ? c->lightning.gate : c->attn_gate;
+}
+
+static bool any_gate(const sala_config *c)
+{
+    for (int l = 0; l < c->n_layers; l++)
+        if (has_gate(c, l))
+            return true;
+    return false;
+}
+
+enum { VECTORS_OF_LAYER = 13 };
+
 static size_t vector_elements(const sala_config *c)
 {
-    const int64_t q = (int64_t)c->n_heads * c->head_dim, kv = (int64_t)c->n_kv_heads * c->head_dim;
-    const int64_t layer = 3 * (int64_t)c->n_embd + 2 * (int64_t)c->head_dim + q + 2 * kv + 2 * (int64_t)c->n_ff +
-                          (int64_t)c->n_embd + 13 * 16;
+    const int64_t q = widest(c, q_width), kv = widest(c, kv_width);
+    const int64_t head = sala_max_i64(c->head_dim, c->lightning.head_dim);
+    const int64_t layer =
+        3 * (int64_t)c->n_embd + 2 * head + 3 * q + 2 * kv + 3 * (int64_t)c->n_ff + VECTORS_OF_LAYER * 16;
     return (size_t)(layer * c->n_layers + c->n_embd + 16);
 }
 
@@ -105,22 +146,33 @@ static sala_status load_vectors(loader *ld, int l)
 {
     const sala_config *c = ld->net->config;
     sala_layer *w = &ld->net->layers[l];
-    const int64_t h = c->n_embd, f = c->n_ff, d = c->head_dim;
-    const int64_t q = c->n_heads * d, kv = c->n_kv_heads * d;
+    const bool linear = is_linear(c, l);
+    const int64_t h = c->n_embd, f = c->n_ff, d = linear ? c->lightning.head_dim : c->head_dim;
+    const int64_t q = q_width(c, l), kv = kv_width(c, l);
+    const bool qk_norm = linear ? c->lightning.qk_norm : c->qk_norm;
     const struct {
         sala_act **out;
         sala_tensor_role role;
         int64_t n;
-        bool required;
-    } vectors[] = {
-        {&w->attn_norm, SALA_T_ATTN_NORM, h, true},        {&w->ffn_norm, SALA_T_FFN_NORM, h, true},
-        {&w->q_norm, SALA_T_Q_NORM, d, c->qk_norm},        {&w->k_norm, SALA_T_K_NORM, d, c->qk_norm},
-        {&w->q_bias, SALA_T_Q_BIAS, q, c->qkv_bias},       {&w->k_bias, SALA_T_K_BIAS, kv, c->qkv_bias},
-        {&w->v_bias, SALA_T_V_BIAS, kv, c->qkv_bias},      {&w->o_bias, SALA_T_O_BIAS, h, c->o_bias},
-        {&w->gate_bias, SALA_T_GATE_BIAS, f, c->mlp_bias}, {&w->up_bias, SALA_T_UP_BIAS, f, c->mlp_bias},
-        {&w->down_bias, SALA_T_DOWN_BIAS, h, c->mlp_bias},
+        bool required, possible;
+    } vectors[VECTORS_OF_LAYER] = {
+        {&w->attn_norm, SALA_T_ATTN_NORM, h, true, true},
+        {&w->ffn_norm, SALA_T_FFN_NORM, h, true, true},
+        {&w->q_norm, SALA_T_Q_NORM, d, qk_norm, true},
+        {&w->k_norm, SALA_T_K_NORM, d, qk_norm, true},
+        {&w->mix_norm, SALA_T_MIX_NORM, q, linear && c->lightning.out_norm, linear && c->lightning.out_norm},
+        {&w->q_bias, SALA_T_Q_BIAS, q, c->qkv_bias, true},
+        {&w->k_bias, SALA_T_K_BIAS, kv, c->qkv_bias, true},
+        {&w->v_bias, SALA_T_V_BIAS, kv, c->qkv_bias, true},
+        {&w->o_bias, SALA_T_O_BIAS, h, c->o_bias, true},
+        {&w->mix_gate_bias, SALA_T_LINEAR_GATE_BIAS, q, false, linear && c->lightning.gate},
+        {&w->gate_bias, SALA_T_GATE_BIAS, f, c->mlp_bias, true},
+        {&w->up_bias, SALA_T_UP_BIAS, f, c->mlp_bias, true},
+        {&w->down_bias, SALA_T_DOWN_BIAS, h, c->mlp_bias, true},
     };
-    for (size_t i = 0; i < SALA_ARRAY_LEN(vectors); i++) {
+    for (size_t i = 0; i < VECTORS_OF_LAYER; i++) {
+        if (!vectors[i].possible)
+            continue;
         const sala_status st = load_vector(ld, vectors[i].out, vectors[i].role, l, vectors[i].n, vectors[i].required);
         if (st != SALA_OK)
             return st;
@@ -132,18 +184,25 @@ static sala_status load_matrices(loader *ld, int l)
 {
     const sala_config *c = ld->net->config;
     sala_layer *w = &ld->net->layers[l];
-    const int64_t h = c->n_embd, f = c->n_ff, d = c->head_dim;
-    const int64_t q = c->n_heads * d, kv = c->n_kv_heads * d;
+    const int64_t h = c->n_embd, f = c->n_ff, q = q_width(c, l), kv = kv_width(c, l);
     const struct {
         sala_weight **out;
         sala_tensor_role role;
         int64_t rows, cols;
+        bool there;
     } matrices[] = {
-        {&w->q, SALA_T_Q, q, h},       {&w->k, SALA_T_K, kv, h},      {&w->v, SALA_T_V, kv, h},
-        {&w->o, SALA_T_O, h, q},       {&w->gate, SALA_T_GATE, f, h}, {&w->up, SALA_T_UP, f, h},
-        {&w->down, SALA_T_DOWN, h, f},
+        {&w->q, SALA_T_Q, q, h, true},
+        {&w->k, SALA_T_K, kv, h, true},
+        {&w->v, SALA_T_V, kv, h, true},
+        {&w->mix_gate, is_linear(c, l) ? SALA_T_LINEAR_GATE : SALA_T_ATTN_GATE, q, h, has_gate(c, l)},
+        {&w->o, SALA_T_O, h, q, true},
+        {&w->gate, SALA_T_GATE, f, h, true},
+        {&w->up, SALA_T_UP, f, h, true},
+        {&w->down, SALA_T_DOWN, h, f, true},
     };
     for (size_t i = 0; i < SALA_ARRAY_LEN(matrices); i++) {
+        if (!matrices[i].there)
+            continue;
         const sala_status st =
             load_matrix(ld, matrices[i].out, matrices[i].role, l, matrices[i].rows, matrices[i].cols);
         if (st != SALA_OK)
@@ -155,11 +214,46 @@ static sala_status load_matrices(loader *ld, int l)
     return SALA_OK;
 }
 
+/* Tensors that the configuration has no use for say that the two do not belong together. */
+static sala_status check_mixers(const loader *ld)
+{
+    const sala_config *c = ld->net->config;
+    for (int l = 0; l < c->n_layers; l++) {
+        const sala_tensor_role wrong = is_linear(c, l) ? SALA_T_ATTN_GATE : SALA_T_LINEAR_GATE;
+        const sala_tensor_role unused = is_linear(c, l) ? SALA_T_LINEAR_GATE : SALA_T_ATTN_GATE;
+        const sala_tensor *t = sala_checkpoint_tensor(&ld->net->files, wrong, l);
+        if (!t && !has_gate(c, l))
+            t = sala_checkpoint_tensor(&ld->net->files, unused, l);
+        if (t)
+            return sala_fail(ld->err, SALA_E_CORRUPT,
+                             "%s: the configuration says that layer %d is a %s layer%s, but the file holds \"%s\"",
+                             ld->net->files.path, l, sala_mixer_kind_name(c->mixers[l]),
+                             has_gate(c, l) ? "" : " without an output gate", t->name);
+    }
+    return SALA_OK;
+}
+
+/* Which part of a session's pages is whose. */
+static void number_layers(sala_net *net)
+{
+    const sala_config *c = net->config;
+    sala_state_layout so_far = {0};
+    for (int l = 0; l < c->n_layers; l++) {
+        sala_layer *w = &net->layers[l];
+        w->attn_slot = so_far.n_attn;
+        w->row_slot = so_far.n_sparse;
+        w->linear_slot = so_far.linear.n_layers;
+        sala_mixer_get(c->mixers[l])->plan(c, &so_far);
+    }
+}
+
 /* ---- scratch ---- */
+
+enum { DECAYS = SALA_LIGHTNING_CHUNK + 1 };
 
 static int64_t row_floats(const sala_config *c)
 {
-    return 3 * (int64_t)c->n_embd + 2 * (int64_t)c->n_heads * c->head_dim + 2 * (int64_t)c->n_kv_heads * c->head_dim +
+    return 3 * (int64_t)c->n_embd + (any_gate(c) ? 3 : 2) * widest(c, q_width) + 2 * widest(c, kv_width) +
            2 * (int64_t)c->n_ff;
 }
 
@@ -177,9 +271,17 @@ static int64_t plan_logit_rows(const sala_config *c)
     return rows < 1 ? 1 : rows > 64 ? 64 : rows;
 }
 
+static int64_t selection_ints(const sala_config *c)
+{
+    return sala_config_count(c, SALA_MIXER_SPARSE)
+               ? plan_rows(c) * c->n_kv_heads * (1 + (int64_t)sala_sparse_selected(&c->sparse))
+               : 0;
+}
+
 uint64_t sala_net_scratch_bytes(const sala_config *c)
 {
-    return (uint64_t)(plan_rows(c) * row_floats(c) + plan_logit_rows(c) * c->n_vocab + 16 * 16) * sizeof(float);
+    return (uint64_t)(plan_rows(c) * row_floats(c) + plan_logit_rows(c) * c->n_vocab + selection_ints(c) + 16 * 16) *
+           sizeof(float);
 }
 
 static sala_act *carve(sala_act **p, int64_t n)
@@ -193,7 +295,7 @@ static sala_status make_scratch(sala_net *net, sala_error *err)
 {
     const sala_config *c = net->config;
     sala_backend *be = net->be;
-    const int64_t rows = plan_rows(c), q = (int64_t)c->n_heads * c->head_dim, kv = (int64_t)c->n_kv_heads * c->head_dim;
+    const int64_t rows = plan_rows(c), q = widest(c, q_width), kv = widest(c, kv_width);
     net->max_rows = rows;
     net->max_logit_rows = plan_logit_rows(c);
     net->scratch_bytes = sala_net_scratch_bytes(c);
@@ -207,31 +309,42 @@ static sala_status make_scratch(sala_net *net, sala_error *err)
     b->out = carve(&p, rows * c->n_embd);
     b->q = carve(&p, rows * q);
     b->mixed = carve(&p, rows * q);
+    if (any_gate(c))
+        b->mix_gate = carve(&p, rows * q);
+    if (selection_ints(c))
+        b->selection = (int32_t *)carve(&p, selection_ints(c));
     b->k = carve(&p, rows * kv);
     b->v = carve(&p, rows * kv);
     b->gate = carve(&p, rows * c->n_ff);
     b->up = carve(&p, rows * c->n_ff);
     net->logits = carve(&p, net->max_logit_rows * c->n_vocab);
 
-    const size_t half = (size_t)(c->rope.n_rot / 2 + 1);
-    net->rope_cos = calloc((size_t)rows * half * 2, sizeof(float));
+    const size_t half = (size_t)(c->rope.n_rot / 2 + 1), decays = (size_t)c->lightning.n_heads * DECAYS;
+    net->rope_cos = calloc((size_t)rows * (half * 2 + 1) + decays, sizeof(float));
     net->inv_freq[0] = calloc(half * 2, sizeof(double));
     if (!net->rope_cos || !net->inv_freq[0])
         return sala_fail_memory(err, (uint64_t)rows * half * 2 * sizeof(float));
     net->rope_sin = net->rope_cos + (size_t)rows * half;
+    net->row_scale = net->rope_sin + (size_t)rows * half;
+    net->decay = net->row_scale + rows;
+    for (int h = 0; h < c->lightning.n_heads; h++)
+        for (int i = 0; i < DECAYS; i++)
+            net->decay[h * DECAYS + i] = (float)exp(-sala_lightning_slope(h, c->lightning.n_heads) * i);
     net->inv_freq[1] = net->inv_freq[0] + half;
     if (c->rope.kind != SALA_ROPE_NONE)
         for (int list = 0; list < 2; list++)
             net->rope_factor[list] = sala_rope_inv_freq(c, list == 1, net->inv_freq[list]);
 
-    const int64_t widest = sala_max_i64(c->n_embd, sala_max_i64(c->n_ff, q));
+    const bool sparse = sala_config_count(c, SALA_MIXER_SPARSE) > 0;
     return be->ops->reserve(be,
                             &(sala_backend_limits){.rows = rows,
-                                                   .cols = widest,
-                                                   .tokens = sala_min_i64(c->n_ctx_train, 1 << 20),
+                                                   .cols = sala_max_i64(c->n_embd, sala_max_i64(c->n_ff, q)),
+                                                   .tokens = 1 << 20,
                                                    .n_heads = c->n_heads,
                                                    .n_kv_heads = c->n_kv_heads,
-                                                   .head_dim = c->head_dim},
+                                                   .head_dim = c->head_dim,
+                                                   .lightning_head_dim = c->lightning.head_dim,
+                                                   .selected = sparse ? sala_sparse_selected(&c->sparse) : 0},
                             err);
 }
 
@@ -259,6 +372,10 @@ sala_status sala_net_open(sala_net **out, sala_checkpoint *files, sala_backend *
         goto out;
     }
     ld.next_vector = net->vectors;
+    number_layers(net);
+    st = check_mixers(&ld);
+    if (st != SALA_OK)
+        goto out;
 
     /* Vectors first: reading them later would map pages again that packing has dropped. */
     st = load_vector(&ld, &net->out_norm, SALA_T_OUT_NORM, -1, c->n_embd, true);
@@ -292,7 +409,7 @@ void sala_net_close(sala_net *net)
     sala_backend *be = net->be;
     for (int l = 0; net->layers && l < net->config->n_layers; l++) {
         const sala_layer *w = &net->layers[l];
-        sala_weight *const all[] = {w->q, w->k, w->v, w->o, w->gate, w->up, w->down};
+        sala_weight *const all[] = {w->q, w->k, w->v, w->mix_gate, w->o, w->gate, w->up, w->down};
         for (size_t i = 0; i < SALA_ARRAY_LEN(all); i++)
             be->ops->weight_free(be, all[i]);
     }
@@ -317,9 +434,9 @@ uint64_t sala_net_weight_bytes(const sala_net *net)
         bytes += ops->weight_bytes(net->head);
     for (int l = 0; l < net->config->n_layers; l++) {
         const sala_layer *w = &net->layers[l];
-        sala_weight *const all[] = {w->q, w->k, w->v, w->o, w->gate, w->up, w->down};
+        sala_weight *const all[] = {w->q, w->k, w->v, w->mix_gate, w->o, w->gate, w->up, w->down};
         for (size_t i = 0; i < SALA_ARRAY_LEN(all); i++)
-            bytes += ops->weight_bytes(all[i]);
+            bytes += all[i] ? ops->weight_bytes(all[i]) : 0;
     }
     return bytes;
 }

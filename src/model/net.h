@@ -8,14 +8,18 @@
 
 #include "backend/backend.h"
 #include "model/checkpoint.h"
-#include "state/kv.h"
+#include "state/state.h"
 
 typedef struct sala_layer {
     sala_weight *q, *k, *v, *o, *gate, *up, *down;
+    sala_weight *mix_gate; /* of the mixer's output; NULL: none */
     sala_act *attn_norm, *ffn_norm;
-    sala_act *q_norm, *k_norm;                   /* NULL: none */
+    sala_act *q_norm, *k_norm, *mix_norm; /* NULL: none */
+    sala_act *mix_gate_bias;
     sala_act *q_bias, *k_bias, *v_bias, *o_bias; /* NULL: none */
     sala_act *gate_bias, *up_bias, *down_bias;
+    /* Which of the layers of its kind it is, that is, where its part of a session's pages lies. */
+    int attn_slot, row_slot, linear_slot;
 } sala_layer;
 
 /* Rows of activations that one layer reads and writes. Inference shares one set between all layers; a training step
@@ -24,7 +28,9 @@ typedef struct sala_layer_buffers {
     sala_act *h;         /* [rows][n_embd] residual stream */
     sala_act *normed;    /* [rows][n_embd] */
     sala_act *q, *k, *v; /* [rows][heads * head_dim] */
-    sala_act *mixed;     /* [rows][n_heads * head_dim] */
+    sala_act *mixed;     /* [rows][heads * head_dim] */
+    sala_act *mix_gate;  /* the same; NULL when no mixer has a gate */
+    int32_t *selection;  /* sparse mixers: as in sala_selection; NULL when there is none */
     sala_act *gate, *up; /* [rows][n_ff]; the product goes to gate */
     sala_act *out;       /* [rows][n_embd] output of a sublayer before it is added */
 } sala_layer_buffers;
@@ -37,9 +43,11 @@ typedef enum sala_observe_point {
     SALA_OBSERVE_HIDDEN,   /* residual stream after the layer */
 } sala_observe_point;
 
-/* Called at each point of each layer with rows in device memory. For calibration, alignment and heat maps. */
+/* Called at each point of each layer with rows in device memory, and with the blocks that a sparse layer selected. For
+ * calibration, alignment and heat maps. */
 typedef struct sala_observer {
     void (*fn)(void *user, int layer, sala_observe_point point, const sala_act *x, int64_t n_rows, int64_t n);
+    void (*selected)(void *user, int layer, const sala_selection *selection, const sala_attn_seq *seqs, int n_seqs);
     void *user;
 } sala_observer;
 
@@ -60,6 +68,8 @@ typedef struct sala_net {
     sala_layer_buffers buffers;
     sala_act *logits;           /* [max_logit_rows][n_vocab] */
     float *rope_cos, *rope_sin; /* host, [max_rows][n_rot / 2] */
+    float *row_scale;           /* host, [max_rows]: position-dependent scale of queries */
+    float *decay;               /* host, [lightning heads][SALA_LIGHTNING_CHUNK + 1] */
     double *inv_freq[2];        /* short, long */
     double rope_factor[2];
     /* Host scratch of the forward pass, grown to the largest batch seen: no allocation per token. */
@@ -78,10 +88,18 @@ void sala_net_close(sala_net *net);
 uint64_t sala_net_scratch_bytes(const sala_config *c);
 uint64_t sala_net_weight_bytes(const sala_net *net); /* packed copies; mapped weights not counted */
 
+/* What a session of this model keeps. */
+sala_status sala_net_state_layout(sala_state_layout *out, const sala_config *c, sala_dtype kv, sala_error *err);
+/* The decay of lightning head `head`: exp(-slope) per token. */
+double sala_lightning_slope(int head, int n_heads);
+
 /* One timeline of tokens as the forward pass sees it. */
 typedef struct sala_timeline {
-    sala_kv kv;
-    bool long_rope; /* rotate with the long list */
+    sala_state state;
+    bool long_rope;      /* rotate with the long list */
+    int64_t sparse_from; /* rows at or beyond this position select blocks */
+    bool mapped;  /* some pages come from a file and are compared with their checksums when they are first used */
+    bool checked; /* mapped: those that every pass reads were compared */
 } sala_timeline;
 
 typedef struct sala_net_row {

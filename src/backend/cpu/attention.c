@@ -1,17 +1,14 @@
-/* Softmax attention over blocks of 64 keys.
+/* Softmax attention over blocks of 64 keys: all of them, or those that a row selected.
  *
  * Keys are taken in blocks at absolute positions, and partial sums are closed and merged after every
  * SALA_CPU_ATTN_SPLIT keys, again at absolute positions. So the order of sums of a query depends on its own position
- * alone, and two ways of sharing the work give the same bits: many queries walk through all splits on one thread
- * (prefill), or the splits of few queries go to different threads (decode). */
+ * and selection alone, and two ways of sharing the work give the same bits: many queries walk through all splits on one
+ * thread (prefill), or the splits of few queries go to different threads (decode). */
 #include "backend/cpu/cpu.h"
 
 #include <math.h>
 
-static size_t element_bytes(sala_dtype t)
-{
-    return t == SALA_F16 ? 2 : 4;
-}
+enum { BLOCKS_OF_SPLIT = SALA_CPU_ATTN_SPLIT / SALA_KV_BLOCK };
 
 typedef struct tile {
     const sala_attn_seq *seq;
@@ -23,14 +20,67 @@ typedef struct tile {
 typedef struct attn_job {
     sala_cpu *cpu;
     const sala_attn_args *a;
-    sala_attn_block_fn *block_fn;
-    int group; /* query heads of one key head */
+    const sala_kv_kernels *kv, *plain; /* of the cache's type; of f32 */
+    int group;                         /* query heads of one key head */
     int rows_per_tile;
     int64_t n_tiles; /* of rows; times n_kv_heads */
+    size_t head_bytes;
     /* split mode */
     int64_t n_splits;
     size_t partial_stride; /* floats of one tile × split: n_q * (head_dim + 2) */
 } attn_job;
+
+/* A worker's scratch, carved. */
+typedef struct workspace {
+    float *q, *m, *l, *acc, *m2, *l2, *acc2, *kernel;
+    float *keys, *values; /* a block as floats */
+    float *source;        /* the same, keys then values, where another block is made of it */
+    int32_t *visible;     /* [queries] */
+    int32_t *at;          /* [rows] how far each row has come in its selection */
+    uint32_t *seen;       /* [rows] blocks of the split that each row sees */
+} workspace;
+
+static size_t workspace_floats(int n_q, int d)
+{
+    return (size_t)n_q * (3 * (size_t)d + 7) + 4 * (size_t)SALA_KV_BLOCK * (size_t)d + SALA_ATTN_SCRATCH(n_q, d) + 64;
+}
+
+static workspace workspace_at(float *p, int n_q, int d)
+{
+    workspace w;
+    const size_t n = (size_t)n_q, row = n * (size_t)d, block = (size_t)SALA_KV_BLOCK * (size_t)d;
+    w.q = p;
+    w.acc = w.q + row;
+    w.acc2 = w.acc + row;
+    w.kernel = w.acc2 + row;
+    w.keys = w.kernel + SALA_ATTN_SCRATCH(n_q, d);
+    w.values = w.keys + block;
+    w.source = w.values + block;
+    w.m = w.source + 2 * block;
+    w.l = w.m + n;
+    w.m2 = w.l + n;
+    w.l2 = w.m2 + n;
+    w.visible = (int32_t *)(w.l2 + n);
+    w.at = w.visible + n;
+    w.seen = (uint32_t *)(w.at + n);
+    return w;
+}
+
+static int tile_queries(int group)
+{
+    return group > SALA_CPU_ATTN_QUERIES ? group : SALA_CPU_ATTN_QUERIES;
+}
+
+size_t sala_cpu_attn_worker_floats(int max_heads_of_group, int head_dim)
+{
+    return (workspace_floats(tile_queries(max_heads_of_group), head_dim) + 15) / 16 * 16;
+}
+
+static workspace worker_space(const attn_job *job, int worker)
+{
+    return workspace_at(job->cpu->worker + (size_t)worker * job->cpu->worker_floats, tile_queries(job->group),
+                        job->a->kv.head_dim);
+}
 
 static int query_count(const attn_job *job, const tile *t)
 {
@@ -74,57 +124,175 @@ static int64_t first_visible(const sala_attn_args *a, int64_t pos)
 
 static const uint8_t *keys_of(const attn_job *job, const tile *t, int64_t block)
 {
-    const sala_kv_shape *kv = &job->a->kv;
-    const size_t head_bytes = (size_t)SALA_KV_BLOCK * (size_t)kv->head_dim * element_bytes(kv->dtype);
-    return (const uint8_t *)t->seq->blocks[block] + kv->layer_offset + (size_t)t->kv_head * head_bytes;
+    return (const uint8_t *)t->seq->blocks[block] + job->a->kv.layer_offset + (size_t)t->kv_head * job->head_bytes;
 }
 
-/* All keys of one split for the queries of a tile. m, l, acc start empty. */
-static void run_split(const attn_job *job, const tile *t, int64_t split, const float *q, float *m, float *l, float *acc,
-                      int32_t *visible, uint8_t *shifted, float *scratch)
+static const uint8_t *values_of(const attn_job *job, const uint8_t *keys)
+{
+    return keys + (size_t)job->a->kv.n_kv_heads * job->head_bytes;
+}
+
+static void first_use(const tile *t, int64_t block)
+{
+    if (t->seq->first_use)
+        t->seq->first_use(t->seq->user, block);
+}
+
+/* ---- who sees what ---- */
+
+/* Row r's selection; NULL: it sees everything up to itself. */
+static const int32_t *selection_of(const attn_job *job, const tile *t, int r, int *n)
+{
+    const sala_selection *s = job->a->selection;
+    *n = -1;
+    if (!s)
+        return NULL;
+    const int64_t row = t->seq->first_row + t->row0 + r;
+    const int32_t *list = s->list + (row * job->a->kv.n_kv_heads + t->kv_head) * (1 + (int64_t)s->most);
+    *n = list[0];
+    return *n < 0 ? NULL : list + 1;
+}
+
+static int64_t block_size(const attn_job *job)
+{
+    return job->a->selection ? job->a->selection->block_size : SALA_KV_BLOCK;
+}
+
+/* The first entry whose block ends behind `key`. */
+static int first_beyond(const int32_t *list, int n, int64_t size, int64_t key)
+{
+    int low = 0, high = n;
+    while (low < high) {
+        const int mid = (low + high) / 2;
+        if (((int64_t)list[mid] + 1) * size <= key)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low;
+}
+
+/* The first split at or behind `split` that some row sees, as far as the selections tell; n_splits when none. */
+static int64_t next_split(const attn_job *job, const tile *t, const workspace *w, int64_t split, int64_t end)
+{
+    int64_t next = end;
+    for (int r = 0; r < t->n_rows; r++) {
+        int n;
+        const int32_t *list = selection_of(job, t, r, &n);
+        if (!list)
+            return split;
+        if (w->at[r] < n)
+            next = sala_min_i64(next, list[w->at[r]] * block_size(job) / SALA_CPU_ATTN_SPLIT);
+    }
+    return sala_max_i64(split, next);
+}
+
+/* Bit b: the row sees something of block b of the split. Moves at[r] on. */
+static uint32_t blocks_seen(const attn_job *job, const tile *t, const workspace *w, int r, int64_t split)
 {
     const sala_attn_args *a = job->a;
-    const int d = a->kv.head_dim, n_q = query_count(job, t);
-    const size_t elem = element_bytes(a->kv.dtype);
-    const size_t head_bytes = (size_t)SALA_KV_BLOCK * (size_t)d * elem;
+    const int64_t pos = t->seq->position + t->row0 + r, begin = split * SALA_CPU_ATTN_SPLIT;
+    const int64_t end = sala_min_i64(begin + SALA_CPU_ATTN_SPLIT, pos + 1);
+    int n;
+    const int32_t *list = selection_of(job, t, r, &n);
+    uint32_t bits = 0;
+    int64_t from = sala_max_i64(begin, first_visible(a, pos)), to = end;
+    if (!list) {
+        if (from >= to)
+            return 0;
+        const int64_t first = (from - begin) / SALA_KV_BLOCK, last = (to - 1 - begin) / SALA_KV_BLOCK;
+        return (uint32_t)((UINT64_C(2) << last) - (UINT64_C(1) << first));
+    }
+    const int64_t size = block_size(job);
+    while (w->at[r] < n && (from = list[w->at[r]] * size) < begin + SALA_CPU_ATTN_SPLIT) {
+        to = sala_min_i64(from + size, end);
+        from = sala_max_i64(from, begin);
+        if (from < to) {
+            const int64_t first = (from - begin) / SALA_KV_BLOCK, last = (to - 1 - begin) / SALA_KV_BLOCK;
+            bits |= (uint32_t)((UINT64_C(2) << last) - (UINT64_C(1) << first));
+        }
+        if ((list[w->at[r]] + 1) * size > begin + SALA_CPU_ATTN_SPLIT)
+            break; /* the rest of it lies in the next split */
+        w->at[r]++;
+    }
+    return bits;
+}
+
+/* ---- one split ---- */
+
+/* The block for the tile's rows [r0, r1), which all see it from its first key on. */
+static void run_rows(const attn_job *job, const tile *t, const workspace *w, int64_t key, int r0, int r1,
+                     const uint8_t *next, float *m, float *l, float *acc)
+{
+    const int d = job->a->kv.head_dim, g = job->group, i = r0 * g;
+    const int64_t pos0 = t->seq->position + t->row0;
+    const uint8_t *k = keys_of(job, t, key / SALA_KV_BLOCK);
+    for (int r = r0; r < r1; r++) {
+        const int64_t n = sala_min_i64(SALA_KV_BLOCK, pos0 + r + 1 - key);
+        for (int j = 0; j < g; j++)
+            w->visible[r * g + j] = (int32_t)n;
+    }
+    job->kv->attn_block(acc + (size_t)i * (size_t)d, m + i, l + i, w->q + (size_t)i * (size_t)d, k, values_of(job, k),
+                        (r1 - r0) * g, d, w->visible + i, w->kernel, next);
+}
+
+/* A window begins inside the block: the row takes the block from its own first key on. */
+static void run_row_from(const attn_job *job, const tile *t, const workspace *w, int64_t key, int r, float *m, float *l,
+                         float *acc)
+{
+    const int d = job->a->kv.head_dim, g = job->group, i = r * g;
+    const int64_t pos = t->seq->position + t->row0 + r;
+    const int64_t skip = first_visible(job->a, pos) - key, n = sala_min_i64(SALA_KV_BLOCK, pos + 1 - key) - skip;
+    const uint8_t *k = keys_of(job, t, key / SALA_KV_BLOCK);
+    job->kv->load_keys(w->keys, k, d);
+    job->kv->load_values(w->values, values_of(job, k), (int)(skip + n), d);
+    for (int c = 0; c < d; c++)
+        memmove(w->keys + (size_t)c * SALA_KV_BLOCK, w->keys + (size_t)c * SALA_KV_BLOCK + skip,
+                (size_t)(SALA_KV_BLOCK - skip) * sizeof(float));
+    for (int j = 0; j < g; j++)
+        w->visible[i + j] = (int32_t)n;
+    job->plain->attn_block(acc + (size_t)i * (size_t)d, m + i, l + i, w->q + (size_t)i * (size_t)d, w->keys,
+                           w->values + (size_t)skip * (size_t)d, g, d, w->visible + i, w->kernel, NULL);
+}
+
+/* All keys of one split for the queries of a tile. False when no row sees any, and m, l, acc are not touched. */
+static bool run_split(const attn_job *job, const tile *t, const workspace *w, int64_t split, float *m, float *l,
+                      float *acc)
+{
+    const sala_attn_args *a = job->a;
+    const int n_q = query_count(job, t);
+    const int64_t pos0 = t->seq->position + t->row0;
+    uint32_t all = 0;
+    for (int r = 0; r < t->n_rows; r++)
+        all |= w->seen[r] = blocks_seen(job, t, w, r, split);
+    if (!all)
+        return false;
     for (int i = 0; i < n_q; i++) {
         m[i] = -INFINITY;
         l[i] = 0;
     }
-    memset(acc, 0, (size_t)n_q * (size_t)d * sizeof *acc);
-    const int64_t pos0 = t->seq->position + t->row0, last = pos0 + t->n_rows - 1;
-    const int64_t from =
-        sala_max_i64(split * SALA_CPU_ATTN_SPLIT, first_visible(a, pos0) / SALA_KV_BLOCK * SALA_KV_BLOCK);
-    const int64_t to = sala_min_i64((split + 1) * SALA_CPU_ATTN_SPLIT, last + 1);
-    for (int64_t key = from; key < to; key += SALA_KV_BLOCK) {
-        const uint8_t *k = keys_of(job, t, key / SALA_KV_BLOCK);
-        const uint8_t *next = key + SALA_KV_BLOCK < to ? keys_of(job, t, key / SALA_KV_BLOCK + 1) : NULL;
-        const uint8_t *v = k + (size_t)a->kv.n_kv_heads * head_bytes;
-        if (key >= first_visible(a, last)) {
-            for (int i = 0; i < n_q; i++) {
-                const int64_t n = pos0 + i / job->group + 1 - key;
-                visible[i] = n <= 0 ? 0 : n > SALA_KV_BLOCK ? SALA_KV_BLOCK : (int32_t)n;
+    memset(acc, 0, (size_t)n_q * (size_t)a->kv.head_dim * sizeof *acc);
+    while (all) {
+        const int bit = __builtin_ctz(all);
+        all &= all - 1;
+        const int64_t block = split * BLOCKS_OF_SPLIT + bit, key = block * SALA_KV_BLOCK;
+        const uint8_t *next = all ? keys_of(job, t, split * BLOCKS_OF_SPLIT + __builtin_ctz(all)) : NULL;
+        first_use(t, block);
+        for (int r = 0; r < t->n_rows;) {
+            if (!(w->seen[r] >> bit & 1)) {
+                r++;
+            } else if (first_visible(a, pos0 + r) > key) {
+                run_row_from(job, t, w, key, r, m, l, acc);
+                r++;
+            } else {
+                const int r0 = r;
+                while (r < t->n_rows && (w->seen[r] >> bit & 1) && first_visible(a, pos0 + r) <= key)
+                    r++;
+                run_rows(job, t, w, key, r0, r, next, m, l, acc);
             }
-            job->block_fn(acc, m, l, q, k, v, n_q, d, visible, scratch, next);
-            continue;
-        }
-        /* The window begins inside this block for some rows: each row takes the block from its own first key on. */
-        for (int r = 0; r < t->n_rows; r++) {
-            const int64_t pos = pos0 + r;
-            const int64_t skip = sala_max_i64(0, first_visible(a, pos) - key);
-            const int64_t n = sala_min_i64(SALA_KV_BLOCK, pos + 1 - key) - skip;
-            if (n <= 0)
-                continue;
-            const int i = r * job->group;
-            for (int g = 0; g < job->group; g++)
-                visible[g] = (int32_t)n;
-            for (int c = 0; c < d; c++)
-                memcpy(shifted + (size_t)c * SALA_KV_BLOCK * elem,
-                       k + ((size_t)c * SALA_KV_BLOCK + (size_t)skip) * elem, (size_t)(SALA_KV_BLOCK - skip) * elem);
-            job->block_fn(acc + (size_t)i * (size_t)d, m + i, l + i, q + (size_t)i * (size_t)d, shifted,
-                          v + (size_t)skip * (size_t)d * elem, job->group, d, visible, scratch, NULL);
         }
     }
+    return true;
 }
 
 /* (m, l, acc) += (m2, l2, acc2), n_q queries. */
@@ -163,49 +331,11 @@ static void store_output(const attn_job *job, const tile *t, const float *l, con
     }
 }
 
-/* A worker's scratch, carved. */
-typedef struct workspace {
-    float *q, *m, *l, *acc, *m2, *l2, *acc2, *kernel;
-    int32_t *visible;
-    uint8_t *shifted; /* keys of a block from somewhere in its middle on */
-} workspace;
+/* ---- sharing the work ---- */
 
-static size_t workspace_floats(int n_q, int d)
+static int64_t last_split(const tile *t)
 {
-    return (size_t)n_q * (3 * (size_t)d + 5) + (size_t)SALA_KV_BLOCK * (size_t)d + SALA_ATTN_SCRATCH(n_q, d) + 64;
-}
-
-static workspace workspace_at(float *p, int n_q, int d)
-{
-    workspace w;
-    const size_t n = (size_t)n_q, row = n * (size_t)d;
-    w.q = p;
-    w.acc = w.q + row;
-    w.acc2 = w.acc + row;
-    w.kernel = w.acc2 + row;
-    w.m = w.kernel + SALA_ATTN_SCRATCH(n_q, d);
-    w.l = w.m + n;
-    w.m2 = w.l + n;
-    w.l2 = w.m2 + n;
-    w.visible = (int32_t *)(w.l2 + n);
-    w.shifted = (uint8_t *)(w.l2 + 2 * n);
-    return w;
-}
-
-static int tile_queries(int group)
-{
-    return group > SALA_CPU_ATTN_QUERIES ? group : SALA_CPU_ATTN_QUERIES;
-}
-
-size_t sala_cpu_attn_worker_floats(int max_heads_of_group, int head_dim)
-{
-    return (workspace_floats(tile_queries(max_heads_of_group), head_dim) + 15) / 16 * 16;
-}
-
-static workspace worker_space(const attn_job *job, int worker)
-{
-    return workspace_at(job->cpu->worker + (size_t)worker * job->cpu->worker_floats, tile_queries(job->group),
-                        job->a->kv.head_dim);
+    return (t->seq->position + t->row0 + t->n_rows - 1) / SALA_CPU_ATTN_SPLIT;
 }
 
 /* Many queries: a task walks through all keys of its tile. */
@@ -217,13 +347,18 @@ static void tile_task(void *user, int task, int worker)
     /* The longest tiles first: the last one to finish is then a short one. */
     const tile t = find_tile(job, job->n_tiles * a->kv.n_kv_heads - 1 - task);
     load_queries(job, &t, w.q);
-    const int64_t pos0 = t.seq->position + t.row0, last = pos0 + t.n_rows - 1;
-    const int64_t first = first_visible(a, pos0) / SALA_CPU_ATTN_SPLIT, end = last / SALA_CPU_ATTN_SPLIT + 1;
-    const int n_q = query_count(job, &t);
-    run_split(job, &t, first, w.q, w.m, w.l, w.acc, w.visible, w.shifted, w.kernel);
-    for (int64_t s = first + 1; s < end; s++) {
-        run_split(job, &t, s, w.q, w.m2, w.l2, w.acc2, w.visible, w.shifted, w.kernel);
-        merge(w.m, w.l, w.acc, w.m2, w.l2, w.acc2, n_q, a->kv.head_dim);
+    memset(w.at, 0, (size_t)t.n_rows * sizeof *w.at);
+    const int n_q = query_count(job, &t), d = a->kv.head_dim;
+    const int64_t end = last_split(&t) + 1;
+    bool any = false;
+    int64_t s = first_visible(a, t.seq->position + t.row0) / SALA_CPU_ATTN_SPLIT;
+    while ((s = next_split(job, &t, &w, s, end)) < end) {
+        if (!any) {
+            any = run_split(job, &t, &w, s, w.m, w.l, w.acc);
+        } else if (run_split(job, &t, &w, s, w.m2, w.l2, w.acc2)) {
+            merge(w.m, w.l, w.acc, w.m2, w.l2, w.acc2, n_q, d);
+        }
+        s++;
     }
     store_output(job, &t, w.l, w.acc);
 }
@@ -237,14 +372,18 @@ static void split_task(void *user, int task, int worker)
     const int n_q = query_count(job, &t);
     float *part = job->cpu->partial + (size_t)task * job->partial_stride;
     const int64_t split = task % job->n_splits;
-    const int64_t pos0 = t.seq->position + t.row0, last = pos0 + t.n_rows - 1;
-    if (split < first_visible(job->a, pos0) / SALA_CPU_ATTN_SPLIT || split > last / SALA_CPU_ATTN_SPLIT) {
-        for (int i = 0; i < n_q; i++)
-            part[n_q + i] = 0;
-        return;
+    for (int r = 0; r < t.n_rows; r++) {
+        int n;
+        const int32_t *list = selection_of(job, &t, r, &n);
+        w.at[r] = list ? first_beyond(list, n, block_size(job), split * SALA_CPU_ATTN_SPLIT) : 0;
     }
-    load_queries(job, &t, w.q);
-    run_split(job, &t, split, w.q, part, part + n_q, part + 2 * n_q, w.visible, w.shifted, w.kernel);
+    if (next_split(job, &t, &w, split, split + 1) == split) {
+        load_queries(job, &t, w.q);
+        if (run_split(job, &t, &w, split, part, part + n_q, part + 2 * n_q))
+            return;
+    }
+    for (int i = 0; i < n_q; i++)
+        part[n_q + i] = 0;
 }
 
 /* ... and then the splits of a tile are merged in order. */
@@ -262,12 +401,63 @@ static void merge_task(void *user, int task, int worker)
     store_output(job, &t, first + n_q, first + 2 * n_q);
 }
 
+/* Selected blocks that are no whole blocks of the cache: a row's keys are brought together, 64 at a time, as floats. */
+static void gather_task(void *user, int task, int worker)
+{
+    const attn_job *job = user;
+    const sala_attn_args *a = job->a;
+    const workspace w = worker_space(job, worker);
+    const tile t = find_tile(job, task);
+    const int d = a->kv.head_dim, g = job->group;
+    const int64_t pos = t.seq->position + t.row0, size = block_size(job);
+    int n;
+    const int32_t *list = selection_of(job, &t, 0, &n);
+    load_queries(job, &t, w.q);
+    for (int i = 0; i < g; i++) {
+        w.m[i] = -INFINITY;
+        w.l[i] = 0;
+    }
+    memset(w.acc, 0, (size_t)g * (size_t)d * sizeof *w.acc);
+    float *keys = w.source, *values = keys + (size_t)SALA_KV_BLOCK * (size_t)d;
+    int filled = 0;
+    int64_t loaded = -1;
+    for (int i = 0; i < (list ? n : 1); i++) {
+        const int64_t from = list ? list[i] * size : 0, to = list ? sala_min_i64(from + size, pos + 1) : pos + 1;
+        for (int64_t key = from; key < to; key++) {
+            const int64_t block = key / SALA_KV_BLOCK, slot = key % SALA_KV_BLOCK;
+            const uint8_t *k = keys_of(job, &t, block);
+            if (block != loaded) {
+                first_use(&t, block);
+                job->kv->load_keys(keys, k, d);
+                job->kv->load_values(values, values_of(job, k), SALA_KV_BLOCK, d);
+                loaded = block;
+            }
+            for (int c = 0; c < d; c++)
+                w.keys[c * SALA_KV_BLOCK + filled] = keys[c * SALA_KV_BLOCK + slot];
+            memcpy(w.values + (size_t)filled * (size_t)d, values + (size_t)slot * (size_t)d,
+                   (size_t)d * sizeof *values);
+            if (++filled < SALA_KV_BLOCK && !(key + 1 == to && (!list || i + 1 == n)))
+                continue;
+            for (int j = 0; j < g; j++)
+                w.visible[j] = filled;
+            job->plain->attn_block(w.acc, w.m, w.l, w.q, w.keys, w.values, g, d, w.visible, w.kernel, NULL);
+            filled = 0;
+        }
+    }
+    store_output(job, &t, w.l, w.acc);
+}
+
 void sala_cpu_attention(sala_backend *be, const sala_attn_args *a)
 {
     sala_cpu *cpu = sala_cpu_of(be);
-    attn_job job = {.cpu = cpu, .a = a, .group = a->n_heads / a->kv.n_kv_heads};
-    job.block_fn = sala_kv_kernels_of(&cpu->k, a->kv.dtype)->attn_block;
-    job.rows_per_tile = (int)sala_max_i64(1, tile_queries(job.group) / job.group);
+    attn_job job = {.cpu = cpu,
+                    .a = a,
+                    .kv = sala_kv_kernels_of(&cpu->k, a->kv.dtype),
+                    .plain = sala_kv_kernels_of(&cpu->k, SALA_F32),
+                    .group = a->n_heads / a->kv.n_kv_heads,
+                    .head_bytes = sala_kv_head_bytes(a->kv.dtype, a->kv.head_dim)};
+    const bool gather = a->selection && a->selection->block_size % SALA_KV_BLOCK;
+    job.rows_per_tile = gather ? 1 : (int)sala_max_i64(1, tile_queries(job.group) / job.group);
     int64_t last = 0;
     for (int s = 0; s < a->n_seqs; s++) {
         job.n_tiles += (a->seqs[s].n_rows + job.rows_per_tile - 1) / job.rows_per_tile;
@@ -280,7 +470,9 @@ void sala_cpu_attention(sala_backend *be, const sala_attn_args *a)
         job.partial_stride = (size_t)job.group * (size_t)(a->kv.head_dim + 2);
     const bool split = job.n_splits > 1 && n_tasks < 4 * cpu->n_workers &&
                        (size_t)(n_tasks * job.n_splits) * job.partial_stride <= cpu->partial_floats;
-    if (split) {
+    if (gather) {
+        sala_pool_run(cpu->pool, (int)n_tasks, gather_task, &job);
+    } else if (split) {
         sala_pool_run(cpu->pool, (int)(n_tasks * job.n_splits), split_task, &job);
         sala_pool_run(cpu->pool, (int)n_tasks, merge_task, &job);
     } else {

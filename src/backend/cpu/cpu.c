@@ -102,6 +102,19 @@ static void cpu_swiglu(sala_backend *be, sala_act *out, const sala_act *gate, co
     run_rows(&job);
 }
 
+static void sigmoid_rows(const row_job *job, int64_t row0, int64_t row1)
+{
+    const int64_t at = row0 * job->n;
+    job->cpu->k.sigmoid_gate(job->out + at, job->y + at, job->w + at, (row1 - row0) * job->n);
+}
+
+static void cpu_sigmoid_gate(sala_backend *be, sala_act *out, const sala_act *x, const sala_act *gate, int64_t n_rows,
+                             int64_t n)
+{
+    row_job job = {.cpu = sala_cpu_of(be), .fn = sigmoid_rows, .n_rows = n_rows, .n = n, .out = out, .y = x, .w = gate};
+    run_rows(&job);
+}
+
 static void rope_rows(const row_job *job, int64_t row0, int64_t row1)
 {
     const sala_rope_args *a = job->rope;
@@ -114,6 +127,9 @@ static void rope_rows(const row_job *job, int64_t row0, int64_t row1)
         if (a->n_rot)
             job->cpu->k.rope(x, a->cos + i * (a->n_rot / 2), a->sin + i * (a->n_rot / 2), job->n_heads, d, a->n_rot,
                              a->half);
+        if (a->row_scale)
+            for (int c = 0; c < job->n_heads * d; c++)
+                x[c] *= a->row_scale[i];
     }
 }
 
@@ -184,7 +200,14 @@ static sala_status cpu_reserve(sala_backend *be, const sala_backend_limits *limi
     /* Partial sums of two rows over all tokens; more rows are served as tiles when this is too small. */
     const size_t splits = (size_t)(limits->tokens / SALA_CPU_ATTN_SPLIT + 1);
     cpu->partial_floats = splits * 2 * (size_t)limits->n_heads * (size_t)(limits->head_dim + 2);
-    cpu->worker_floats = sala_cpu_attn_worker_floats(limits->n_heads / limits->n_kv_heads, limits->head_dim);
+    const int group = limits->n_heads / limits->n_kv_heads;
+    const size_t floats[] = {sala_cpu_attn_worker_floats(group, limits->head_dim),
+                             limits->selected ? sala_cpu_sparse_worker_floats(group, limits->head_dim, limits->selected)
+                                              : 0,
+                             sala_cpu_lightning_worker_floats(limits->lightning_head_dim)};
+    cpu->worker_floats = 0;
+    for (size_t i = 0; i < SALA_ARRAY_LEN(floats); i++)
+        cpu->worker_floats = floats[i] > cpu->worker_floats ? floats[i] : cpu->worker_floats;
     const size_t total = cpu->act_bytes + align64(cpu->partial_floats * sizeof(float)) +
                          align64((size_t)cpu->n_workers * cpu->worker_floats * sizeof(float));
     uint8_t *p = sala_os_pages_alloc(total);
@@ -237,7 +260,12 @@ static const sala_backend_ops cpu_ops = {
     .swiglu = cpu_swiglu,
     .rope = cpu_rope,
     .kv_store = sala_cpu_kv_store,
+    .key_store = sala_cpu_key_store,
     .attention = sala_cpu_attention,
+    .compress = sala_cpu_compress,
+    .select = sala_cpu_select,
+    .lightning = sala_cpu_lightning,
+    .sigmoid_gate = cpu_sigmoid_gate,
     .gather = cpu_gather,
     .all_finite = cpu_all_finite,
 };

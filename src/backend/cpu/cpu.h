@@ -33,7 +33,10 @@ enum { SALA_CPU_ATTN_QUERIES = 64 };
 /* Keys after which partial sums are merged. Part of the definition of the result: prefill and decode split alike. */
 enum { SALA_CPU_ATTN_SPLIT = 1024 };
 
+/* Floats of scratch that one worker needs. */
 size_t sala_cpu_attn_worker_floats(int max_heads_of_group, int head_dim);
+size_t sala_cpu_sparse_worker_floats(int group, int head_dim, int most);
+size_t sala_cpu_lightning_worker_floats(int head_dim);
 
 sala_status sala_cpu_weight_new(sala_backend *be, sala_weight **out, sala_dtype dtype, int64_t rows, int64_t cols,
                                 const void *data, sala_error *err);
@@ -47,6 +50,12 @@ void sala_cpu_linear_group(sala_backend *be, const sala_linear_out *outs, int n_
 
 void sala_cpu_kv_store(sala_backend *be, const sala_attn_seq *seqs, int n_seqs, const sala_kv_shape *kv,
                        const sala_act *k, const sala_act *v, int64_t stride);
+void sala_cpu_key_store(sala_backend *be, const sala_attn_seq *seqs, int n_seqs, const sala_kv_shape *kv,
+                        const sala_act *k, int64_t stride);
 void sala_cpu_attention(sala_backend *be, const sala_attn_args *args);
+void sala_cpu_compress(sala_backend *be, const sala_attn_seq *seqs, int n_seqs, const sala_kv_shape *kv,
+                       const sala_rows_shape *rows);
+void sala_cpu_select(sala_backend *be, const sala_select_args *args);
+void sala_cpu_lightning(sala_backend *be, const sala_lightning_args *args);
 
 #endif
