@@ -10,7 +10,7 @@ set -eu
 
 packages="
     ca-certificates cmake ninja-build make gcc libc6-dev pkg-config
-    libjansson-dev libpcre2-dev libutf8proc-dev libedit-dev nettle-dev libxml2-dev
+    libjansson-dev libpcre2-dev libutf8proc-dev libedit-dev nettle-dev libxxhash-dev libxml2-dev
     libcmocka-dev clang clang-format-14 libclang-rt-14-dev
     python3 python3-pip jargon-text"
 

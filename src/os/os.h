@@ -46,6 +46,43 @@ int sala_os_make_dirs(const char *path);     /* as mkdir -p */
 /* Calls fn for each name in the directory (no . and ..), in sorted order; stops when it returns false. */
 int sala_os_list_dir(const char *path, bool (*fn)(void *user, const char *name), void *user);
 
+/* ---- files that are changed in place ---- */
+
+typedef enum sala_store_access {
+    SALA_STORE_READ,   /* shared lock */
+    SALA_STORE_WRITE,  /* exclusive lock, the file must be there */
+    SALA_STORE_CREATE, /* exclusive lock, an empty file is made if there is none */
+} sala_store_access;
+
+/* A regular file, open and locked until it is closed. Locks do not wait: EBUSY when another open file, of this process
+ * or another, excludes this one, with *holder the process or 0 when the system does not tell. EISDIR and EINVAL for
+ * what is no regular file, ELOOP for a link to nothing. */
+typedef struct sala_store sala_store;
+int sala_os_store_open(sala_store **out, const char *path, sala_store_access access, int64_t *holder);
+void sala_os_store_close(sala_store *s);  /* NULL is fine */
+void sala_os_store_remove(sala_store *s); /* takes the file's name away, unless another file has it now, and closes */
+bool sala_os_store_created(const sala_store *s);
+int sala_os_store_size(const sala_store *s, uint64_t *bytes);
+/* *got is less than `bytes` only where the file ends. */
+int sala_os_store_read(const sala_store *s, uint64_t offset, void *data, size_t bytes, size_t *got);
+int sala_os_store_write(sala_store *s, uint64_t offset, const void *data, size_t bytes);
+int sala_os_store_resize(sala_store *s, uint64_t bytes);
+int sala_os_store_sync(sala_store *s); /* returns when all that was written is on the medium, the size included */
+/* Read-only, showing what is written later too; `offset` is a multiple of 64 KiB. The range may reach beyond the end of
+ * the file, but only what the file has may be touched. */
+int sala_os_store_map(const sala_store *s, const uint8_t **out, uint64_t offset, uint64_t bytes);
+void sala_os_store_unmap(const uint8_t *data, uint64_t bytes);
+
+/* For tests of what a crash or a full disk leaves: `fn` sees each write, resize (offset: the new size) and sync of
+ * every store before it is done; a positive errno makes it fail undone. Set while no store is in use; NULL ends it. */
+typedef enum sala_store_event {
+    SALA_STORE_WRITE_EVENT,
+    SALA_STORE_RESIZE_EVENT,
+    SALA_STORE_SYNC_EVENT
+} sala_store_event;
+typedef int sala_store_watch_fn(void *user, sala_store_event event, uint64_t offset, const void *data, uint64_t bytes);
+void sala_os_store_watch(sala_store_watch_fn *fn, void *user);
+
 /* ---- time, memory ---- */
 
 double sala_os_seconds(void);        /* monotonic */
