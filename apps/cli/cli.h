@@ -81,7 +81,7 @@ struct cli_options {
     int n_args;
     bool help_short, help_long;
 
-    const char *model, *kernels, *kv, *longrope;
+    const char *model, *kernels, *kv, *longrope, *sparse, *dense_switch;
     int64_t threads, ctx, chunk;
     bool no_pack;
 

@@ -156,8 +156,11 @@ int cli_cmd_bench(const cli_options *o)
     b.logits = malloc((size_t)b.info.n_vocab * sizeof *b.logits);
     b.ids = malloc((size_t)room * sizeof *b.ids);
     b.samples = malloc(2 * (size_t)b.repeat * sizeof *b.samples);
-    const sala_session_params params = {
-        .max_tokens = room, .planned_tokens = room, .kv = cli_kv_type(o), .longrope = cli_longrope(o)};
+    const sala_session_params params = {.max_tokens = room,
+                                        .planned_tokens = room,
+                                        .kv = cli_kv_type(o),
+                                        .longrope = cli_longrope(o),
+                                        .dense_switch = cli_dense_switch(o)};
     if (!b.logits || !b.ids || !b.samples)
         rc = cli_fail("not enough memory");
     else if (sala_session_open(&b.session, b.model, &params, &err) != SALA_OK)

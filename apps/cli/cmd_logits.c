@@ -80,8 +80,11 @@ int cli_cmd_logits(const cli_options *o)
         rc = cli_check_context(model, o, (int64_t)n);
     if (rc)
         goto out;
-    const sala_session_params params = {
-        .max_tokens = (int64_t)n, .planned_tokens = (int64_t)n, .kv = cli_kv_type(o), .longrope = cli_longrope(o)};
+    const sala_session_params params = {.max_tokens = (int64_t)n,
+                                        .planned_tokens = (int64_t)n,
+                                        .kv = cli_kv_type(o),
+                                        .longrope = cli_longrope(o),
+                                        .dense_switch = cli_dense_switch(o)};
     sala_model_info info;
     sala_model_get_info(model, &info);
     if (sala_session_open(&session, model, &params, &err) != SALA_OK ||

@@ -141,8 +141,11 @@ int cli_cmd_ppl(const cli_options *o)
         }
     r.rows = calloc(r.chunk, sizeof *r.rows);
     r.logits = malloc(r.chunk * r.n_vocab * sizeof *r.logits);
-    const sala_session_params params = {
-        .max_tokens = o->ctx, .planned_tokens = o->ctx, .kv = cli_kv_type(o), .longrope = cli_longrope(o)};
+    const sala_session_params params = {.max_tokens = o->ctx,
+                                        .planned_tokens = o->ctx,
+                                        .kv = cli_kv_type(o),
+                                        .longrope = cli_longrope(o),
+                                        .dense_switch = cli_dense_switch(o)};
     if (!r.rows || !r.logits)
         rc = cli_fail("not enough memory");
     else if (sala_session_open(&r.session, r.model, &params, &err) != SALA_OK)

@@ -463,7 +463,19 @@ sala_kv_type cli_kv_type(const cli_options *o)
 {
     if (!o->kv)
         return SALA_KV_DEFAULT;
-    return strcmp(o->kv, "f32") == 0 ? SALA_KV_F32 : SALA_KV_F16;
+    static const struct {
+        const char *name;
+        sala_kv_type type;
+    } types[] = {{"f32", SALA_KV_F32}, {"f16", SALA_KV_F16}, {"q8_0", SALA_KV_Q8_0}, {"q4", SALA_KV_Q4}};
+    for (size_t i = 0; i < SALA_ARRAY_LEN(types); i++)
+        if (strcmp(o->kv, types[i].name) == 0)
+            return types[i].type;
+    return SALA_KV_DEFAULT;
+}
+
+sala_dense_switch cli_dense_switch(const cli_options *o)
+{
+    return o->dense_switch && strcmp(o->dense_switch, "prompt") == 0 ? SALA_DENSE_BY_PROMPT : SALA_DENSE_BY_POSITION;
 }
 
 sala_longrope_rule cli_longrope(const cli_options *o)
@@ -501,6 +513,7 @@ int cli_model_open(sala_model **out, const cli_options *o)
         return rc;
     const sala_model_params params = {
         .n_threads = o->threads == CLI_UNSET ? 0 : (int)o->threads,
+        .sparse = o->sparse,
         .kernels = o->kernels,
         .no_pack = o->no_pack,
         .progress = cli_progress,

@@ -24,6 +24,7 @@ int cli_rest_args(const cli_options *o, const char *const **rest);
 int cli_model_open(sala_model **out, const cli_options *o);
 sala_kv_type cli_kv_type(const cli_options *o);
 sala_longrope_rule cli_longrope(const cli_options *o);
+sala_dense_switch cli_dense_switch(const cli_options *o);
 
 /* Warns when n_ctx is beyond the trained context; fails when keys and values of n_ctx tokens cannot fit into memory. */
 int cli_check_context(const sala_model *model, const cli_options *o, int64_t n_ctx);

@@ -130,6 +130,7 @@ int cli_talk_begin(cli_talk *t, int64_t n_prompt)
         .planned_tokens = n_prompt > 0 && o->ctx <= 0 ? sala_min_i64(need, t->n_ctx) : t->n_ctx,
         .kv = cli_kv_type(o),
         .longrope = cli_longrope(o),
+        .dense_switch = cli_dense_switch(o),
     };
     sala_error err = {0};
     return sala_session_open(&t->session, t->model, &params, &err) == SALA_OK ? 0 : cli_fail_error(&err);
