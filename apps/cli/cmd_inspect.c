@@ -5,7 +5,7 @@
 
 #include "format/safetensors.h"
 #include "inspect.h"
-#include "model/config.h"
+#include "model/net.h"
 #include "model_arg.h"
 #include "os/os.h"
 #include "text/jinja.h"
@@ -29,6 +29,8 @@ static const char *const CLASS_NAMES[] = {
     [SALA_T_GATE] = "feed-forward gate", [SALA_T_UP] = "feed-forward up",
     [SALA_T_DOWN] = "feed-forward down", [SALA_T_GATE_BIAS] = "biases",
     [SALA_T_UP_BIAS] = "biases",         [SALA_T_DOWN_BIAS] = "biases",
+    [SALA_T_ATTN_GATE] = "output gates", [SALA_T_LINEAR_GATE] = "output gates",
+    [SALA_T_MIX_NORM] = "norms",         [SALA_T_LINEAR_GATE_BIAS] = "biases",
 };
 
 typedef struct class_row {
@@ -144,6 +146,79 @@ static void set_text(json_t *o, const char *key, const char *s)
     json_object_set_new(o, key, s ? cli_json_text(s, strlen(s)) : json_null());
 }
 
+/* A part that is absent is no fault: tokenizers stand alone, and checkpoints without one compute from ids. */
+static void add_problem(json_t *report, const char *what, const sala_error *err)
+{
+    json_t *list = json_object_get(report, "problems");
+    if (!list) {
+        list = json_array();
+        json_object_set_new(report, "problems", list);
+    }
+    json_array_append_new(list, json_pack("{s:s,s:o,s:b}", "what", what, "why",
+                                          cli_json_text(err->message, strlen(err->message)), "absent",
+                                          err->code == SALA_E_NOT_FOUND));
+}
+
+/* ---- layers ---- */
+
+static bool has_mixers(const sala_config *c)
+{
+    return sala_config_count(c, SALA_MIXER_DENSE) < c->n_layers;
+}
+
+/* "S LLLLLLLL S": stretches of one kind, long ones as a number and the letter. */
+static json_t *mixer_letters(const sala_config *c)
+{
+    static const char letters[] = {'D', 'S', 'L'};
+    sala_buf b = {0};
+    for (int32_t i = 0, n; i < c->n_layers; i += n) {
+        n = 1;
+        while (i + n < c->n_layers && c->mixers[i + n] == c->mixers[i])
+            n++;
+        if (i > 0)
+            sala_buf_add_char(&b, ' ');
+        if (n > 12)
+            sala_buf_printf(&b, "%d%c", (int)n, letters[c->mixers[i]]);
+        else
+            for (int32_t k = 0; k < n; k++)
+                sala_buf_add_char(&b, letters[c->mixers[i]]);
+    }
+    json_t *text = b.failed || !b.data ? json_null() : json_stringn(b.data, b.len);
+    sala_buf_free(&b);
+    return text;
+}
+
+static void add_mixers(json_t *report, const sala_config *c)
+{
+    json_t *list = json_array();
+    if (!has_mixers(c)) {
+        json_decref(list);
+        return;
+    }
+    for (int32_t i = 0; i < c->n_layers; i++)
+        json_array_append_new(list, json_string(sala_mixer_kind_name(c->mixers[i])));
+    json_t *m = json_pack("{s:o,s:o,s:b,s:b}", "layers", list, "letters", mixer_letters(c), "attention_rope",
+                          (int)c->attn_rope, "attention_gate", (int)c->attn_gate);
+    if (c->attn_scale_base > 0)
+        set_real(m, "attention_scale_base", c->attn_scale_base);
+    const sala_sparse_config *s = &c->sparse;
+    if (sala_config_count(c, SALA_MIXER_SPARSE) > 0)
+        json_object_set_new(m, "sparse",
+                            json_pack("{s:i,s:i,s:i,s:i,s:i,s:i,s:I,s:b,s:i}", "kernel_size", (int)s->kernel_size,
+                                      "kernel_stride", (int)s->kernel_stride, "block_size", (int)s->block_size,
+                                      "init_blocks", (int)s->init_blocks, "topk", (int)s->topk, "window_size",
+                                      (int)s->window_size, "dense_len", (json_int_t)s->dense_len, "use_nope",
+                                      (int)s->use_nope, "selected_blocks", (int)sala_sparse_selected(s)));
+    const sala_lightning_config *l = &c->lightning;
+    if (l->n_heads > 0)
+        json_object_set_new(m, "lightning",
+                            json_pack("{s:i,s:i,s:i,s:f,s:b,s:b,s:b,s:b}", "heads", (int)l->n_heads, "kv_heads",
+                                      (int)l->n_kv_heads, "head_dim", (int)l->head_dim, "scale", l->scale, "rope",
+                                      (int)l->rope, "qk_norm", (int)l->qk_norm, "out_norm", (int)l->out_norm, "gate",
+                                      (int)l->gate));
+    json_object_set_new(report, "mixers", m);
+}
+
 static void add_config(json_t *report, const sala_config *c)
 {
     set_text(report, "architecture", c->architecture);
@@ -174,6 +249,7 @@ static void add_config(json_t *report, const sala_config *c)
     if (c->rope.kind != SALA_ROPE_PLAIN && c->rope.kind != SALA_ROPE_NONE)
         set_int(r, "original_context", c->rope.original_max ? c->rope.original_max : c->n_ctx_train);
     json_object_set_new(report, "rope", r);
+    add_mixers(report, c);
     json_t *g = json_object();
     if (c->gen_temperature >= 0)
         set_real(g, "temperature", c->gen_temperature);
@@ -188,34 +264,107 @@ static void add_config(json_t *report, const sala_config *c)
     json_object_set_new(report, "sampling", g);
 }
 
-/* Keys and values of n tokens: whole blocks, every layer. */
-static uint64_t kv_bytes(const sala_config *c, int64_t n, int width)
+/* ---- memory ---- */
+
+static const struct {
+    const char *name;
+    sala_dtype dtype;
+} kv_types[] = {{"f16", SALA_F16}, {"q8_0", SALA_Q8_0}, {"q4", SALA_Q4_1}, {"f32", SALA_F32}};
+
+/* What -c asks for is a user's number and the shapes are a file's: beyond what fits, the most that can be said. */
+static int64_t clamp_bytes(const sala_state_layout *l, int64_t n, uint64_t bytes)
 {
-    enum { BLOCK = 64 };
-    uint64_t per_token = 0, bytes = 0;
-    const uint64_t blocks = ((uint64_t)n + BLOCK - 1) / BLOCK;
-    if (!sala_mul_size(&per_token, 2ull * (uint64_t)c->n_layers * (uint64_t)c->n_kv_heads,
-                       (uint64_t)c->head_dim * (uint64_t)width) ||
-        !sala_mul_size(&bytes, per_token, blocks * BLOCK))
-        return UINT64_MAX;
-    return bytes;
+    const double rough = ((double)sala_state_block_bytes(l) + (double)sala_state_row_page_bytes(l)) * (double)n;
+    return rough > 0x1p62 || bytes > INT64_MAX ? INT64_MAX : (int64_t)bytes;
+}
+
+static json_t *memory_row(const sala_state_layout *l, int64_t n, uint64_t weights)
+{
+    const sala_state_cost cost = sala_state_cost_at(l, n);
+    const int64_t session = clamp_bytes(l, n, sala_state_bytes_at(l, n));
+    json_t *row = json_object();
+    set_int(row, "tokens", n);
+    set_int(row, "kv_bytes", clamp_bytes(l, n, cost.keys_values));
+    set_int(row, "compressed_bytes", clamp_bytes(l, n, cost.rows));
+    set_int(row, "linear_bytes", clamp_bytes(l, n, cost.linear));
+    set_int(row, "session_bytes", session);
+    set_int(row, "total_bytes", (uint64_t)session > INT64_MAX - weights ? INT64_MAX : session + (int64_t)weights);
+    return row;
+}
+
+static json_t *memory_table(const sala_config *c, uint64_t weights)
+{
+    static const int64_t depths[] = {32 << 10, 256 << 10, 1 << 20};
+    json_t *table = json_array();
+    for (size_t k = 0; k < SALA_ARRAY_LEN(kv_types); k++) {
+        sala_state_layout l;
+        json_t *at = json_array();
+        if (sala_net_state_layout(&l, c, kv_types[k].dtype, NULL) == SALA_OK)
+            for (size_t i = 0; i < SALA_ARRAY_LEN(depths); i++)
+                json_array_append_new(at, memory_row(&l, depths[i], weights));
+        json_array_append_new(table, json_pack("{s:s,s:o}", "kv_type", kv_types[k].name, "at", at));
+    }
+    return table;
 }
 
 static void add_memory(json_t *report, const sala_config *c, const cli_options *o)
 {
     const int64_t ctx = o->ctx > 0 ? o->ctx : c->n_ctx_train;
-    const int width = o->kv && strcmp(o->kv, "f32") == 0 ? 4 : 2;
     const uint64_t weights = (uint64_t)json_integer_value(json_object_get(report, "weight_bytes"));
-    const uint64_t kv = kv_bytes(c, ctx, width), kv64 = kv_bytes(c, 64, width);
-    json_t *m = json_object();
+    size_t kind = 0;
+    sala_state_layout l;
+    sala_error err = {0};
+    while (o->kv && kind + 1 < SALA_ARRAY_LEN(kv_types) && strcmp(o->kv, kv_types[kind].name) != 0)
+        kind++;
+    if (sala_net_state_layout(&l, c, kv_types[kind].dtype, &err) != SALA_OK) {
+        add_problem(report, "session", &err);
+        return;
+    }
+    json_t *m = memory_row(&l, ctx, weights);
+    json_object_del(m, "tokens");
     set_int(m, "context", ctx);
-    set_text(m, "kv_type", width == 4 ? "f32" : "f16");
-    set_int(m, "kv_bytes_per_token", (int64_t)(kv64 / 64));
+    set_text(m, "kv_type", kv_types[kind].name);
+    set_int(m, "kv_bytes_per_token", (int64_t)(sala_state_block_bytes(&l) / SALA_KV_BLOCK));
+    if (l.n_sparse > 0)
+        set_real(m, "compressed_bytes_per_token",
+                 (double)sala_state_row_page_bytes(&l) / 64 / l.stride * (1 + 1.0 / l.coarse));
+    if (l.linear.n_layers > 0)
+        set_int(m, "linear_state_bytes", (int64_t)(l.linear.state_bytes * (size_t)l.linear.n_layers));
     set_int(m, "weight_bytes", (int64_t)weights);
-    set_int(m, "kv_bytes", kv > INT64_MAX ? INT64_MAX : (int64_t)kv);
-    set_int(m, "total_bytes", kv > INT64_MAX - weights ? INT64_MAX : (int64_t)(weights + kv));
     set_int(m, "machine_bytes", (int64_t)sala_os_memory_total());
+    json_object_set_new(m, "table", memory_table(c, weights));
     json_object_set_new(report, "memory", m);
+}
+
+/* Tensors that a hybrid model's list of layers asks for and the file does not have; the first one is named. */
+static void check_tensors(json_t *report, const sala_config *c, const sala_gguf *g, const sala_safetensors *st)
+{
+    sala_error err = {0};
+    if (sala_config_count(c, SALA_MIXER_LIGHTNING) == 0 || c->quant_method[0])
+        return;
+    for (int32_t layer = 0; layer < c->n_layers; layer++) {
+        for (int role = SALA_T_FIRST_OF_LAYER; role < SALA_T_COUNT; role++) {
+            int64_t rows, cols;
+            char name[96];
+            if (!sala_tensor_shape(c, (sala_tensor_role)role, layer, &rows, &cols))
+                continue;
+            sala_tensor_name(name, (sala_tensor_role)role, layer, st != NULL);
+            const sala_tensor *t = st ? sala_safetensors_tensor(st, name) : sala_gguf_tensor(g, name);
+            if (t && t->ne[0] == cols && t->ne[1] == (rows > 0 ? rows : 1))
+                continue;
+            const char *kind = sala_mixer_kind_name(c->mixers[layer]);
+            if (!t)
+                sala_fail(&err, SALA_E_CORRUPT, "layer %d is a %s one, but tensor \"%s\" is missing", (int)layer, kind,
+                          name);
+            else
+                sala_fail(&err, SALA_E_CORRUPT,
+                          "layer %d is a %s one, but tensor \"%s\" is %lld x %lld, expected %lld x %lld", (int)layer,
+                          kind, name, (long long)t->ne[1], (long long)t->ne[0], (long long)(rows > 0 ? rows : 1),
+                          (long long)cols);
+            add_problem(report, "layers", &err);
+            return;
+        }
+    }
 }
 
 /* ---- text ---- */
@@ -271,19 +420,6 @@ static void add_template(json_t *report, const cli_vocab *v)
 
 /* ---- one file or directory ---- */
 
-/* A part that is absent is no fault: tokenizers stand alone, and checkpoints without one compute from ids. */
-static void add_problem(json_t *report, const char *what, const sala_error *err)
-{
-    json_t *list = json_object_get(report, "problems");
-    if (!list) {
-        list = json_array();
-        json_object_set_new(report, "problems", list);
-    }
-    json_array_append_new(list, json_pack("{s:s,s:o,s:b}", "what", what, "why",
-                                          cli_json_text(err->message, strlen(err->message)), "absent",
-                                          err->code == SALA_E_NOT_FOUND));
-}
-
 /* Says the first fault aloud, after the report; an exit code. */
 static int fault_of(const json_t *report, const char *path)
 {
@@ -313,6 +449,8 @@ static void inspect_gguf(json_t *report, const sala_gguf *g, const cli_options *
     if (sala_config_from_gguf(&c, g, &err) == SALA_OK) {
         add_config(report, &c);
         add_memory(report, &c, o);
+        if (sala_gguf_tensors(g).count > 0)
+            check_tensors(report, &c, g, NULL);
         sala_config_free(&c);
     } else {
         add_problem(report, "configuration", &err);
@@ -330,21 +468,52 @@ static void inspect_dir(json_t *report, const char *dir, const cli_options *o)
     if (sala_safetensors_open(&st, dir, &err) == SALA_OK) {
         set_int(report, "file_bytes", (int64_t)sala_safetensors_file_bytes(st));
         add_tensors(report, sala_safetensors_tensors(st), true, o->tensors);
-        sala_safetensors_close(st);
     } else {
         add_problem(report, "weights", &err);
     }
     err = (sala_error){0};
-    if (sala_config_from_dir(&c, dir, &err) == SALA_OK) {
+    sala_status read = sala_config_from_dir(&c, dir, &err);
+    if (read == SALA_OK && st) {
+        read = sala_config_fit_lightning(&c, st, &err);
+        if (read != SALA_OK)
+            sala_config_free(&c);
+    }
+    if (read == SALA_OK) {
         add_config(report, &c);
         if (json_object_get(report, "weight_bytes"))
             add_memory(report, &c, o);
+        if (st)
+            check_tensors(report, &c, NULL, st);
         sala_config_free(&c);
     } else {
         add_problem(report, "configuration", &err);
     }
+    sala_safetensors_close(st);
     if (o->metadata)
         cli_inspect_metadata_dir(report, dir);
+}
+
+/* A config.json alone: what a model of this shape would be. */
+static bool inspect_config(json_t *report, const char *path, const cli_options *o)
+{
+    sala_config c;
+    uint64_t weights = 0;
+    if (sala_config_from_file(&c, path, NULL) != SALA_OK)
+        return false;
+    set_text(report, "format", "configuration without weights");
+    for (int role = 0; role < SALA_T_COUNT; role++) {
+        const int32_t n = role < SALA_T_FIRST_OF_LAYER ? 1 : c.n_layers;
+        for (int32_t layer = 0; layer < n; layer++) {
+            int64_t rows, cols;
+            if (sala_tensor_shape(&c, (sala_tensor_role)role, layer, &rows, &cols))
+                weights += (uint64_t)((rows > 0 ? rows : 1) * cols);
+        }
+    }
+    set_int(report, "parameters", (int64_t)weights);
+    add_config(report, &c);
+    add_memory(report, &c, o);
+    sala_config_free(&c);
+    return true;
 }
 
 int cli_cmd_inspect(const cli_options *o)
@@ -360,7 +529,7 @@ int cli_cmd_inspect(const cli_options *o)
         inspect_gguf(report, v.gguf, o);
     else if (sala_os_is_dir(v.path))
         inspect_dir(report, v.path, o);
-    else
+    else if (v.tokenizer || !inspect_config(report, v.path, o))
         set_text(report, "format", "tokenizer");
     if (v.tokenizer) {
         add_tokenizer(report, v.tokenizer);
@@ -371,7 +540,7 @@ int cli_cmd_inspect(const cli_options *o)
                       (long long)json_integer_value(rows));
             add_problem(report, "tokenizer", &err);
         }
-    } else {
+    } else if (v.gguf || !json_object_get(report, "shape") || sala_os_is_dir(v.path)) {
         sala_tokenizer *none = NULL;
         const sala_status st =
             v.gguf ? sala_tokenizer_from_gguf(&none, v.gguf, &err) : sala_tokenizer_from_dir(&none, v.path, &err);

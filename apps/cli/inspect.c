@@ -96,6 +96,41 @@ static const char *get_text(const json_t *o, const char *key)
     return s ? s : "?";
 }
 
+static const char *yes(const json_t *o, const char *key, const char *words)
+{
+    return json_is_true(json_object_get(o, key)) ? words : "";
+}
+
+static void print_mixers(const json_t *m)
+{
+    const json_t *s = json_object_get(m, "sparse"), *l = json_object_get(m, "lightning");
+    if (!m)
+        return;
+    static const char *const words[] = {"S sparse", "L lightning", "D dense"};
+    const char *letters = get_text(m, "letters"), *separator = " (";
+    printf("mixers       %s", letters);
+    for (size_t i = 0; i < SALA_ARRAY_LEN(words); i++) {
+        if (strchr(letters, words[i][0])) {
+            printf("%s%s", separator, words[i]);
+            separator = ", ";
+        }
+    }
+    puts(")");
+    printf("softmax      %s%s%s", json_is_true(json_object_get(m, "attention_rope")) ? "rope" : "no positions",
+           yes(m, "attention_gate", ", output gate"),
+           json_object_get(m, "attention_scale_base") ? ", logits scaled with position" : "");
+    if (s)
+        printf(", %lld of the blocks of %lld selected (%lld by score and %lld tokens of window), dense below %lld",
+               (long long)get_int(s, "selected_blocks"), (long long)get_int(s, "block_size"),
+               (long long)get_int(s, "topk"), (long long)get_int(s, "window_size"), (long long)get_int(s, "dense_len"));
+    putchar('\n');
+    if (l)
+        printf("lightning    %lld heads of %lld, %lld for keys and values%s%s%s%s\n", (long long)get_int(l, "heads"),
+               (long long)get_int(l, "head_dim"), (long long)get_int(l, "kv_heads"), yes(l, "rope", ", rope"),
+               yes(l, "qk_norm", ", q and k normalised"), yes(l, "out_norm", ", output normalised"),
+               yes(l, "gate", ", output gate"));
+}
+
 static void print_shape(const json_t *report)
 {
     const json_t *s = json_object_get(report, "shape"), *r = json_object_get(report, "rope");
@@ -110,6 +145,7 @@ static void print_shape(const json_t *report)
            (long long)get_int(s, "head_dim"), (long long)get_int(s, "kv_heads"),
            json_is_true(json_object_get(s, "qkv_bias")) ? ", biases" : "",
            json_is_true(json_object_get(s, "qk_norm")) ? ", q and k normalised" : "");
+    print_mixers(json_object_get(report, "mixers"));
     printf("vocabulary   %s%s\n", cli_thousands(count, (uint64_t)get_int(s, "vocabulary")),
            json_is_true(json_object_get(s, "tied_head")) ? ", output head tied to the embedding" : "");
     printf("context      %s tokens as trained\n", cli_thousands(count, (uint64_t)get_int(s, "context_trained")));
@@ -171,13 +207,42 @@ static void print_memory(const json_t *report)
         return;
     char a[32], b[32], c[32], d[32], n[32];
     const uint64_t total = (uint64_t)get_int(m, "total_bytes"), machine = (uint64_t)get_int(m, "machine_bytes");
-    printf("memory       %s at %s tokens: weights %s, keys and values %s (%s, %lld bytes a token)\n",
-           sala_format_bytes(a, total), cli_thousands(n, (uint64_t)get_int(m, "context")),
-           sala_format_bytes(b, (uint64_t)get_int(m, "weight_bytes")),
-           sala_format_bytes(c, (uint64_t)get_int(m, "kv_bytes")), get_text(m, "kv_type"),
-           (long long)get_int(m, "kv_bytes_per_token"));
-    printf("             this machine has %s: %s\n", sala_format_bytes(d, machine),
+    printf("memory       %s at %s tokens: ", sala_format_bytes(a, total),
+           cli_thousands(n, (uint64_t)get_int(m, "context")));
+    if (get_int(m, "weight_bytes") > 0)
+        printf("weights %s, ", sala_format_bytes(b, (uint64_t)get_int(m, "weight_bytes")));
+    printf("keys and values %s (%s, %lld bytes a token)", sala_format_bytes(c, (uint64_t)get_int(m, "kv_bytes")),
+           get_text(m, "kv_type"), (long long)get_int(m, "kv_bytes_per_token"));
+    if (json_object_get(m, "compressed_bytes_per_token"))
+        printf(", compressed keys %s (%.4g bytes a token)",
+               sala_format_bytes(c, (uint64_t)get_int(m, "compressed_bytes")),
+               get_real(m, "compressed_bytes_per_token"));
+    if (json_object_get(m, "linear_state_bytes"))
+        printf(", linear states %s (%s and its past)", sala_format_bytes(c, (uint64_t)get_int(m, "linear_bytes")),
+               sala_format_bytes(d, (uint64_t)get_int(m, "linear_state_bytes")));
+    printf("\n             this machine has %s: %s\n", sala_format_bytes(d, machine),
            total < machine - machine / 16 ? "it fits" : "it does not fit");
+}
+
+static void print_memory_table(const json_t *report)
+{
+    const json_t *table = json_object_get(json_object_get(report, "memory"), "table"), *row, *at;
+    size_t i, k;
+    char text[32];
+    if (!json_array_size(table))
+        return;
+    putchar('\n');
+    cli_table *t = cli_table_new(json_object_get(report, "weight_bytes") ? "WEIGHTS AND SESSION|>32K TOKENS|>256K|>1M"
+                                                                         : "SESSION|>32K TOKENS|>256K|>1M");
+    json_array_foreach(table, i, row)
+    {
+        cli_table_cell(t, "--kv %s", get_text(row, "kv_type"));
+        json_array_foreach(json_object_get(row, "at"), k, at)
+            cli_table_cell(t, "%s", sala_format_bytes(text, (uint64_t)get_int(at, "total_bytes")));
+        for (; k < 3; k++)
+            cli_table_cell(t, "-");
+    }
+    cli_table_print(t, stdout);
 }
 
 static void print_tensors(const json_t *report)
@@ -267,6 +332,7 @@ void cli_inspect_print(const json_t *report)
     const json_t *problem;
     json_array_foreach(json_object_get(report, "problems"), i, problem)
         printf("%s %s: %s\n", i ? "            " : "not usable  ", get_text(problem, "what"), get_text(problem, "why"));
+    print_memory_table(report);
     print_tensors(report);
     print_metadata(json_object_get(report, "metadata"));
 }
