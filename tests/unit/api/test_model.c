@@ -7,7 +7,17 @@
 
 enum { N_VOCAB = 260 };
 
-static const tiny_model shape = {"llama", 2, 64, 4, 2, 16, 96, N_VOCAB, 256, true, false, false, false, true, 1, NULL};
+static const tiny_model shape = {.architecture = "llama",
+                                 .n_layers = 2,
+                                 .n_embd = 64,
+                                 .n_heads = 4,
+                                 .n_kv_heads = 2,
+                                 .head_dim = 16,
+                                 .n_ff = 96,
+                                 .n_vocab = N_VOCAB,
+                                 .n_ctx = 256,
+                                 .tied = true,
+                                 .tokenizer = true};
 static sala_model *model;
 
 static int open_model(void **state)

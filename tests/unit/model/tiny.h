@@ -11,9 +11,21 @@ typedef struct tiny_model {
     int n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab, n_ctx;
     bool tied, biases, qk_norm, longrope;
     bool tokenizer;
-    double scale;              /* standard deviation of the weights times sqrt(n_embd) */
+    double scale;              /* standard deviation of the weights times sqrt(n_embd); 0: 1 */
     const char *chat_template; /* NULL: ChatML */
+    /* Hybrid and sparse models. */
+    const char *mixers;        /* a letter per layer: d(ense), s(parse), l(ightning); NULL: all alike */
+    sala_sparse_config sparse; /* block_size 0: none */
+    int linear_heads, linear_kv_heads, linear_dim;
+    bool linear_qk_norm, mix_norm, gates;
+    bool no_attn_rope, no_linear_rope;
+    double attn_scale_base; /* 0: none */
 } tiny_model;
+
+static inline bool tiny_is_lightning(const tiny_model *m, int layer)
+{
+    return m->mixers && m->mixers[layer] == 'l';
+}
 
 static inline void tiny_tensor(sala_gguf_writer *w, sala_tensor_role role, int layer, int64_t rows, int64_t cols)
 {
@@ -26,7 +38,7 @@ static inline void tiny_tensor(sala_gguf_writer *w, sala_tensor_role role, int l
 static inline void tiny_each(const tiny_model *m, void (*fn)(void *, sala_tensor_role, int, int64_t, int64_t),
                              void *user)
 {
-    const int64_t h = m->n_embd, q = (int64_t)m->n_heads * m->head_dim, kv = (int64_t)m->n_kv_heads * m->head_dim;
+    const int64_t h = m->n_embd;
     fn(user, SALA_T_EMBED, -1, m->n_vocab, h);
     fn(user, SALA_T_OUT_NORM, -1, 0, h);
     if (!m->tied)
@@ -36,6 +48,10 @@ static inline void tiny_each(const tiny_model *m, void (*fn)(void *, sala_tensor
         fn(user, SALA_T_ROPE_SHORT, -1, 0, m->head_dim / 2);
     }
     for (int l = 0; l < m->n_layers; l++) {
+        const bool linear = tiny_is_lightning(m, l);
+        const int64_t d = linear ? m->linear_dim : m->head_dim;
+        const int64_t q = d * (linear ? m->linear_heads : m->n_heads);
+        const int64_t kv = d * (linear ? m->linear_kv_heads : m->n_kv_heads);
         fn(user, SALA_T_ATTN_NORM, l, 0, h);
         fn(user, SALA_T_FFN_NORM, l, 0, h);
         fn(user, SALA_T_Q, l, q, h);
@@ -50,10 +66,17 @@ static inline void tiny_each(const tiny_model *m, void (*fn)(void *, sala_tensor
             fn(user, SALA_T_K_BIAS, l, 0, kv);
             fn(user, SALA_T_V_BIAS, l, 0, kv);
         }
-        if (m->qk_norm) {
-            fn(user, SALA_T_Q_NORM, l, 0, m->head_dim);
-            fn(user, SALA_T_K_NORM, l, 0, m->head_dim);
+        if (linear ? m->linear_qk_norm : m->qk_norm) {
+            fn(user, SALA_T_Q_NORM, l, 0, d);
+            fn(user, SALA_T_K_NORM, l, 0, d);
         }
+        if (m->gates) {
+            fn(user, linear ? SALA_T_LINEAR_GATE : SALA_T_ATTN_GATE, l, q, h);
+            if (linear && m->biases)
+                fn(user, SALA_T_LINEAR_GATE_BIAS, l, 0, q);
+        }
+        if (linear && m->mix_norm)
+            fn(user, SALA_T_MIX_NORM, l, 0, q);
     }
 }
 
@@ -81,8 +104,11 @@ static inline void tiny_fill(void *user, sala_tensor_role role, int layer, int64
         if (role == SALA_T_ROPE_LONG || role == SALA_T_ROPE_SHORT)
             data[i] = (float)(1 + (role == SALA_T_ROPE_LONG ? 3.0 : 0.5) * (double)i / (double)cols);
         else if (rows == 0)
-            data[i] =
-                (float)((role == SALA_T_Q_BIAS || role == SALA_T_K_BIAS || role == SALA_T_V_BIAS ? 0 : 1) + 0.2 * z);
+            data[i] = (float)((role == SALA_T_Q_BIAS || role == SALA_T_K_BIAS || role == SALA_T_V_BIAS ||
+                                       role == SALA_T_LINEAR_GATE_BIAS
+                                   ? 0
+                                   : 1) +
+                              0.2 * z);
         else
             data[i] = (float)(z * s->scale / (role == SALA_T_EMBED ? 1 : __builtin_sqrt((double)cols)));
     }
@@ -130,6 +156,60 @@ static inline void tiny_tokenizer(sala_gguf_writer *w, int n_vocab, const char *
     sala_gguf_write_str(w, "tokenizer.chat_template", chat_template, strlen(chat_template));
 }
 
+static inline void tiny_u32(sala_gguf_writer *w, const tiny_model *m, const char *name, int64_t value)
+{
+    char key[96];
+    tiny_key(key, m, name);
+    sala_gguf_write_u32(w, key, (uint32_t)value);
+}
+
+static inline void tiny_flag(sala_gguf_writer *w, const tiny_model *m, const char *name, bool value)
+{
+    char key[96];
+    tiny_key(key, m, name);
+    sala_gguf_write_bool(w, key, value);
+}
+
+static inline void tiny_mixers(sala_gguf_writer *w, const tiny_model *m)
+{
+    const sala_sparse_config *s = &m->sparse;
+    char key[96];
+    if (s->block_size) {
+        tiny_u32(w, m, "attention.sparse.block_size", s->block_size);
+        tiny_u32(w, m, "attention.sparse.kernel_size", s->kernel_size);
+        tiny_u32(w, m, "attention.sparse.kernel_stride", s->kernel_stride);
+        tiny_u32(w, m, "attention.sparse.init_blocks", s->init_blocks);
+        tiny_u32(w, m, "attention.sparse.topk", s->topk);
+        tiny_u32(w, m, "attention.sparse.window_size", s->window_size);
+        tiny_u32(w, m, "attention.sparse.dense_len", s->dense_len);
+        tiny_flag(w, m, "attention.sparse.use_nope", s->use_nope);
+    }
+    if (m->mixers) {
+        sala_gguf_str names[64];
+        assert_in_range(m->n_layers, 1, 64);
+        for (int l = 0; l < m->n_layers; l++) {
+            const char *name = sala_mixer_kind_name(m->mixers[l] == 'd'   ? SALA_MIXER_DENSE
+                                                    : m->mixers[l] == 's' ? SALA_MIXER_SPARSE
+                                                                          : SALA_MIXER_LIGHTNING);
+            names[l] = (sala_gguf_str){name, strlen(name)};
+        }
+        tiny_key(key, m, "attention.mixers");
+        sala_gguf_write_array(w, key, SALA_GGUF_STRING, names, (uint64_t)m->n_layers);
+    }
+    if (m->linear_heads) {
+        tiny_u32(w, m, "lightning.head_count", m->linear_heads);
+        tiny_u32(w, m, "lightning.head_count_kv", m->linear_kv_heads);
+        tiny_u32(w, m, "lightning.key_length", m->linear_dim);
+        tiny_flag(w, m, "lightning.rope", !m->no_linear_rope);
+    }
+    if (m->no_attn_rope)
+        tiny_flag(w, m, "attention.rope", false);
+    if (m->attn_scale_base > 0) {
+        tiny_key(key, m, "attention.scale_base");
+        sala_gguf_write_f32(w, key, (float)m->attn_scale_base);
+    }
+}
+
 static inline void tiny_write(const char *path, const tiny_model *m, uint64_t seed)
 {
     sala_gguf_writer *w;
@@ -139,11 +219,15 @@ static inline void tiny_write(const char *path, const tiny_model *m, uint64_t se
     const struct {
         const char *key;
         int value;
-    } ints[] = {{"block_count", m->n_layers},          {"context_length", m->n_ctx},
-                {"embedding_length", m->n_embd},       {"feed_forward_length", m->n_ff},
-                {"attention.head_count", m->n_heads},  {"attention.head_count_kv", m->n_kv_heads},
-                {"attention.key_length", m->head_dim}, {"attention.value_length", m->head_dim},
-                {"rope.dimension_count", m->head_dim}};
+    } ints[] = {{"block_count", m->n_layers},
+                {"context_length", m->n_ctx},
+                {"embedding_length", m->n_embd},
+                {"feed_forward_length", m->n_ff},
+                {"attention.head_count", m->n_heads},
+                {"attention.head_count_kv", m->n_kv_heads},
+                {"attention.key_length", m->head_dim},
+                {"attention.value_length", m->head_dim},
+                {"rope.dimension_count", m->no_attn_rope && m->linear_heads ? m->linear_dim : m->head_dim}};
     for (size_t i = 0; i < SALA_ARRAY_LEN(ints); i++) {
         tiny_key(key, m, ints[i].key);
         sala_gguf_write_u32(w, key, (uint32_t)ints[i].value);
@@ -152,11 +236,15 @@ static inline void tiny_write(const char *path, const tiny_model *m, uint64_t se
     sala_gguf_write_f32(w, key, 1e-6f);
     tiny_key(key, m, "rope.freq_base");
     sala_gguf_write_f32(w, key, 10000);
-    if (strcmp(m->architecture, "minicpm") == 0) {
-        sala_gguf_write_f32(w, "minicpm.embedding_scale", 12);
-        sala_gguf_write_f32(w, "minicpm.residual_scale", 0.7f);
-        sala_gguf_write_f32(w, "minicpm.logit_scale", 4);
+    if (strncmp(m->architecture, "minicpm", 7) == 0) {
+        tiny_key(key, m, "embedding_scale");
+        sala_gguf_write_f32(w, key, 12);
+        tiny_key(key, m, "residual_scale");
+        sala_gguf_write_f32(w, key, 0.7f);
+        tiny_key(key, m, "logit_scale");
+        sala_gguf_write_f32(w, key, 4);
     }
+    tiny_mixers(w, m);
     if (m->longrope) {
         tiny_key(key, m, "rope.scaling.type");
         sala_gguf_write_str(w, key, "longrope", 8);
