@@ -76,6 +76,8 @@ static sala_status begin(sala_session_file *f, sala_error *err)
     }
     if (f->begun)
         return SALA_OK;
+    if (f->now.generation >= INT64_MAX)
+        return sala_fail(err, SALA_E_LIMIT, "%s: no generation can follow %" PRIu64, f->path, f->now.generation);
     sala_error why;
     sala_status status = sala_sf_space_begin(f, &why);
     if (status != SALA_OK)

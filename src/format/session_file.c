@@ -94,7 +94,7 @@ static slot parse_slot(const uint8_t bytes[SALA_SF_HEADER_BYTES], int index)
         s.kind = SLOT_DAMAGED;
     else if (s.version != VERSION)
         s.kind = SLOT_LATER;
-    else if (unit != SALA_SF_UNIT || s.generation % 2 != (uint64_t)index || s.generation == UINT64_MAX)
+    else if (unit != SALA_SF_UNIT || s.generation % 2 != (uint64_t)index || s.generation > INT64_MAX)
         s.kind = SLOT_DAMAGED;
     else
         s.kind = SLOT_GOOD;
