@@ -147,10 +147,9 @@ static int report_random(const cli_options *o, const char *config, const char *o
                                         "tensors", r->n_tensors, "weights", (json_int_t)r->n_weights, "out_bytes",
                                         (json_int_t)r->out_bytes, "seconds", r->seconds, "peak_rss_bytes",
                                         (json_int_t)sala_os_peak_rss()));
-    char size[32], peak[32];
-    cli_say("%s%s: random weights, %s, %d tensors, %.3g billion weights, %s (%.2f bits a weight), %.1f s, peak memory "
-            "%s",
-            o->dry_run ? "would write " : "", out, r->main_type, r->n_tensors, (double)r->n_weights * 1e-9,
+    char size[32], peak[32], count[32];
+    cli_say("%s%s: %s random weights, %s, %d tensors, %s (%.2f bits a weight), %.1f s, peak memory %s",
+            o->dry_run ? "would write " : "", out, cli_short_count(count, r->n_weights), r->main_type, r->n_tensors,
             sala_format_bytes(size, r->out_bytes),
             r->n_weights ? 8.0 * (double)r->out_bytes / (double)r->n_weights : 0.0, r->seconds,
             sala_format_bytes(peak, sala_os_peak_rss()));

@@ -336,35 +336,13 @@ static void add_memory(json_t *report, const sala_config *c, const cli_options *
     json_object_set_new(report, "memory", m);
 }
 
-/* Tensors that a hybrid model's list of layers asks for and the file does not have; the first one is named. */
-static void check_tensors(json_t *report, const sala_config *c, const sala_gguf *g, const sala_safetensors *st)
+/* Hybrid models go wrong where the list of layers and the tensors disagree. */
+static void check_layers(json_t *report, const sala_config *c, const sala_gguf *g, const sala_safetensors *st)
 {
     sala_error err = {0};
-    if (sala_config_count(c, SALA_MIXER_LIGHTNING) == 0 || c->quant_method[0])
-        return;
-    for (int32_t layer = 0; layer < c->n_layers; layer++) {
-        for (int role = SALA_T_FIRST_OF_LAYER; role < SALA_T_COUNT; role++) {
-            int64_t rows, cols;
-            char name[96];
-            if (!sala_tensor_shape(c, (sala_tensor_role)role, layer, &rows, &cols))
-                continue;
-            sala_tensor_name(name, (sala_tensor_role)role, layer, st != NULL);
-            const sala_tensor *t = st ? sala_safetensors_tensor(st, name) : sala_gguf_tensor(g, name);
-            if (t && t->ne[0] == cols && t->ne[1] == (rows > 0 ? rows : 1))
-                continue;
-            const char *kind = sala_mixer_kind_name(c->mixers[layer]);
-            if (!t)
-                sala_fail(&err, SALA_E_CORRUPT, "layer %d is a %s one, but tensor \"%s\" is missing", (int)layer, kind,
-                          name);
-            else
-                sala_fail(&err, SALA_E_CORRUPT,
-                          "layer %d is a %s one, but tensor \"%s\" is %lld x %lld, expected %lld x %lld", (int)layer,
-                          kind, name, (long long)t->ne[1], (long long)t->ne[0], (long long)(rows > 0 ? rows : 1),
-                          (long long)cols);
-            add_problem(report, "layers", &err);
-            return;
-        }
-    }
+    if (sala_config_count(c, SALA_MIXER_LIGHTNING) > 0 && !c->quant_method[0] &&
+        sala_config_check_tensors(c, g, st, &err) != SALA_OK)
+        add_problem(report, "layers", &err);
 }
 
 /* ---- text ---- */
@@ -450,7 +428,7 @@ static void inspect_gguf(json_t *report, const sala_gguf *g, const cli_options *
         add_config(report, &c);
         add_memory(report, &c, o);
         if (sala_gguf_tensors(g).count > 0)
-            check_tensors(report, &c, g, NULL);
+            check_layers(report, &c, g, NULL);
         sala_config_free(&c);
     } else {
         add_problem(report, "configuration", &err);
@@ -483,7 +461,7 @@ static void inspect_dir(json_t *report, const char *dir, const cli_options *o)
         if (json_object_get(report, "weight_bytes"))
             add_memory(report, &c, o);
         if (st)
-            check_tensors(report, &c, NULL, st);
+            check_layers(report, &c, NULL, st);
         sala_config_free(&c);
     } else {
         add_problem(report, "configuration", &err);

@@ -350,3 +350,29 @@ int sala_config_count(const sala_config *c, sala_mixer_kind kind)
         n += c->mixers[i] == kind;
     return n;
 }
+
+sala_status sala_config_check_tensors(const sala_config *c, const sala_gguf *g, const sala_safetensors *st,
+                                      sala_error *err)
+{
+    for (int32_t layer = 0; layer < c->n_layers; layer++) {
+        const char *kind = sala_mixer_kind_name(c->mixers[layer]);
+        for (int role = SALA_T_FIRST_OF_LAYER; role < SALA_T_COUNT; role++) {
+            int64_t rows, cols;
+            char name[96];
+            if (!sala_tensor_shape(c, (sala_tensor_role)role, layer, &rows, &cols))
+                continue;
+            sala_tensor_name(name, (sala_tensor_role)role, layer, st != NULL);
+            const sala_tensor *t = st ? sala_safetensors_tensor(st, name) : sala_gguf_tensor(g, name);
+            if (!t)
+                return sala_fail(err, SALA_E_CORRUPT,
+                                 "layer %" PRId32 " is a %s one by the list of mixers, but tensor \"%s\" is missing",
+                                 layer, kind, name);
+            if (t->ne[0] != cols || t->ne[1] != (rows > 0 ? rows : 1))
+                return sala_fail(err, SALA_E_CORRUPT,
+                                 "layer %" PRId32 " is a %s one by the list of mixers, but tensor \"%s\" is %" PRId64
+                                 " x %" PRId64 ", expected %" PRId64 " x %" PRId64,
+                                 layer, kind, name, t->ne[1], t->ne[0], rows > 0 ? rows : 1, cols);
+        }
+    }
+    return SALA_OK;
+}

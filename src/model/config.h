@@ -187,6 +187,11 @@ bool sala_tensor_role_of(const char *name, bool hf, sala_tensor_role *role, int 
  * counts for the roles of layers only. Rope factors, which configurations hold themselves, are none. */
 bool sala_tensor_shape(const sala_config *c, sala_tensor_role role, int layer, int64_t *rows, int64_t *cols);
 
+/* Whether the tensors of all layers are there, in the shapes that the configuration asks for. One of g and st is NULL.
+ */
+sala_status sala_config_check_tensors(const sala_config *c, const sala_gguf *g, const sala_safetensors *st,
+                                      sala_error *err);
+
 /* ---- rope ---- */
 
 /* Fills inv_freq [n_rot/2] (angle per position) and returns the factor for cos and sin. `long_list` chooses the

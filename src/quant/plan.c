@@ -204,12 +204,34 @@ sala_status sala_plan_from_dir(sala_plan *p, const char *dir, sala_error *err)
 
 /* ---- GGUF ---- */
 
+/* Any GGUF is copied as it is; of our own hybrid models the list of layers is held against the tensors. */
+static sala_status check_hybrid(const sala_gguf *g, sala_error *err)
+{
+    const char *s;
+    size_t len;
+    char arch[64];
+    sala_config c;
+    if (!sala_gguf_get_str(g, "general.architecture", &s, &len) || len >= sizeof arch)
+        return SALA_OK;
+    snprintf(arch, sizeof arch, "%.*s", (int)len, s);
+    const sala_family *family = sala_family_by_name(arch);
+    if (!family || !family->hybrid)
+        return SALA_OK;
+    TRY(sala_config_from_gguf(&c, g, err));
+    const sala_status st = sala_config_check_tensors(&c, g, NULL, err);
+    sala_config_free(&c);
+    return st;
+}
+
 sala_status sala_plan_from_gguf(sala_plan *p, const char *path, sala_error *err)
 {
     TRY(sala_gguf_open(&p->gguf, path, err));
     const sala_tensor_list all = sala_gguf_tensors(p->gguf);
     if (all.count == 0)
         return sala_fail(err, SALA_E_INVALID, "%s holds no tensors, only metadata", path);
+    const sala_status st = check_hybrid(p->gguf, err);
+    if (st != SALA_OK)
+        return sala_fail_prefix(err, st, "%s", path);
     for (size_t i = 0; i < all.count; i++) {
         const sala_tensor *t = &all.items[i];
         sala_stream_item *item = NULL;
