@@ -61,7 +61,8 @@ typedef struct sala_linear_kernel {
  * m [n_q] running maximum (start -INFINITY), l [n_q] running sum (start 0), acc [n_q][d] running weighted sum (start
  * 0). `scratch` has SALA_ATTN_SCRATCH(n_q, d) floats. `next` is where the keys of the coming call lie, or NULL: a hint,
  * because blocks lie far apart and the hardware does not see the next one coming. */
-#define SALA_ATTN_SCRATCH(n_q, d) ((size_t)(n_q)*SALA_KV_BLOCK + (size_t)SALA_KV_BLOCK * (size_t)(d) + 64)
+#define SALA_ATTN_SCRATCH(n_q, d)                                                                                      \
+    ((size_t)(n_q) * (SALA_KV_BLOCK + (size_t)(d)) + (size_t)SALA_KV_BLOCK * (size_t)(d) + 64)
 typedef void sala_attn_block_fn(float *acc, float *m, float *l, const float *q, const void *k, const void *v, int n_q,
                                 int d, const int32_t *n_visible, float *scratch, const void *next);
 

@@ -15,6 +15,51 @@ static inline int nibble_bytes(int m)
     return m < SALA_KV_GROUP / 2 ? m : SALA_KV_GROUP / 2;
 }
 
+/* Components of a group of m that are turned. */
+static inline int turned_part(int m)
+{
+    int n = 1;
+    while (2 * n <= m)
+        n *= 2;
+    return n;
+}
+
+/* turn_group() of `lanes` groups at once: component c of all of them at x + c * lanes. */
+static inline void turn_many(float *x, int m, const int lanes)
+{
+    const int n = turned_part(m);
+    for (int h = 1; h < n; h *= 2)
+        for (int i = 0; i < n; i += 2 * h)
+            for (int j = i * lanes; j < (i + h) * lanes; j++) {
+                const float a = x[j], b = x[j + h * lanes];
+                x[j] = a + b;
+                x[j + h * lanes] = a - b;
+            }
+    const float scale = 1.0f / sqrtf((float)n);
+    for (int i = 0; i < n * lanes; i++)
+        x[i] *= scale;
+}
+
+static inline void turn_queries(float *out, const float *q, int n_q, int d)
+{
+    memcpy(out, q, (size_t)n_q * (size_t)d * sizeof *q);
+    for (int i = 0; i < n_q; i++, out += d) {
+        EACH_GROUP(d)
+        {
+            turn_group(out + c0, m);
+        }
+    }
+}
+
+/* Keys as floats, [d][SALA_KV_BLOCK]. */
+static inline void turn_block(float *keys, int d)
+{
+    EACH_GROUP(d)
+    {
+        turn_many(keys + c0 * SALA_KV_BLOCK, m, SALA_KV_BLOCK);
+    }
+}
+
 static void store_f32(void *k, void *v, int slot, int n, const float *keys, const float *values, int64_t stride, int d)
 {
     float tile[SALA_KV_BLOCK][SALA_KV_GROUP];
@@ -86,13 +131,16 @@ static void store_q4(void *k, void *v, int slot, int n, const float *keys, const
     uint16_t *k_scale = (uint16_t *)(void *)((uint8_t *)k + codes_bytes), *k_min = k_scale + n_groups * SALA_KV_BLOCK;
     uint16_t *v_scale = (uint16_t *)(void *)((uint8_t *)v + codes_bytes), *v_min = v_scale + n_groups * SALA_KV_BLOCK;
     uint8_t tile[SALA_KV_BLOCK][SALA_KV_GROUP / 2], codes[SALA_KV_GROUP] = {0};
+    float turned[SALA_KV_GROUP];
     EACH_GROUP(d)
     {
         const int row0 = c0 / 2;
         memset(codes + m, 0, (size_t)(SALA_KV_GROUP - m));
         for (int t = 0; t < n; t++) {
             const int at = g * SALA_KV_BLOCK + slot + t;
-            k_scale[at] = quantise_q4(codes, keys + t * stride + c0, m, k_min + at);
+            memcpy(turned, keys + t * stride + c0, (size_t)m * sizeof(float));
+            turn_group(turned, m);
+            k_scale[at] = quantise_q4(codes, turned, m, k_min + at);
             join_nibbles(tile[t], codes, m);
         }
         for (int i = 0; i < nibble_bytes(m); i++) {

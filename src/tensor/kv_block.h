@@ -17,6 +17,13 @@
  *   Q8_0       scale = f16(max |x| / 127), integer = round(x / scale), at most 127 either way
  *   Q4_1       minimum = f16(min x), scale = f16(max(0, max x - minimum) / 15),
  *              integer = round((x - minimum) / scale), kept in 0..15
+ * Before that, keys of Q4_1 are turned: of each group the first n components, n the largest power of two that fits,
+ * become H x / sqrt(n), H the Hadamard matrix. Keys of real models have a few components that are large in every token;
+ * turned, they are shared out evenly, and 16 steps are enough for what remains. Queries are turned alike, so that
+ * scores stay what they were; reading turns back, as H H = n. In f32, in this order: for h = 1, 2, 4 .. n / 2
+ * components i and i + h, bit h of i clear, become their sum and their difference; then all are multiplied by f32(1 /
+ * sqrt(n)).
+ *
  * Where the scale is 0 the integers are 0. A group that holds a number that is not finite, or that f16 cannot scale,
  * becomes not-a-number as a whole, since an error must not look like a key. Reading multiplies, then adds, in f32.
  *

@@ -80,11 +80,47 @@ void check_cache_set(sala_dtype t, void *head, bool is_key, int d, int token, in
     }
 }
 
+void check_turn(double *x, int n, bool turned)
+{
+    int part = 1;
+    while (turned && 2 * part <= n)
+        part *= 2;
+    double was[SALA_KV_GROUP];
+    memcpy(was, x, (size_t)part * sizeof *x);
+    for (int i = 0; turned && i < part; i++) {
+        x[i] = 0;
+        for (int j = 0; j < part; j++)
+            x[i] += __builtin_parity((unsigned)(i & j)) ? -was[j] : was[j];
+        x[i] /= sqrt(part);
+    }
+}
+
 /* ---- storing ---- */
 
-/* The group of a token as the definition has it: bit for bit what must be stored, given back as numbers. */
-static void expect_group(sala_dtype t, float *out, const float *x, int n)
+/* The same in f32 and in the order that the definition has, since bits are compared. */
+static void turn(float *x, int n)
 {
+    int part = 1;
+    while (2 * part <= n)
+        part *= 2;
+    for (int h = 1; h < part; h *= 2)
+        for (int i = 0; i < part; i++)
+            if (!(i & h)) {
+                const float a = x[i], b = x[i + h];
+                x[i] = a + b;
+                x[i + h] = a - b;
+            }
+    for (int i = 0; i < part; i++)
+        x[i] *= 1 / sqrtf((float)part);
+}
+
+/* The group of a token as the definition has it: bit for bit what must be stored, given back as numbers. */
+static void expect_group(sala_dtype t, bool is_key, float *out, const float *from, int n)
+{
+    float x[SALA_KV_GROUP];
+    memcpy(x, from, (size_t)n * sizeof *x);
+    if (t == SALA_Q4_1 && is_key)
+        turn(x, n);
     float top = 0, low = INFINITY, high = -INFINITY;
     bool bad = false;
     for (int i = 0; i < n; i++) {
@@ -135,6 +171,51 @@ static float *awkward_rows(check *c, int n, int64_t stride, int d)
     return x;
 }
 
+/* The m components from e on are a group. */
+static void check_stored(check *c, sala_dtype t, bool is_key, const uint8_t *head, int d, int token, int e, int m,
+                         const float *from)
+{
+    float want[SALA_KV_GROUP];
+    expect_group(t, is_key, want, from, m);
+    for (int i = 0; i < m; i++) {
+        const float got = check_cached(t, head, is_key, d, token, e + i);
+        if (!same_float(got, want[i]))
+            check_fail(c, "d %d, %s, token %d, component %d: stored %.9g instead of %.9g", d,
+                       is_key ? "keys" : "values", token, e + i, (double)got, (double)want[i]);
+    }
+}
+
+static void check_untouched(check *c, sala_dtype t, bool is_key, const uint8_t *head, const uint8_t *was, int d,
+                            int token, int e, int m)
+{
+    for (int i = 0; i < m; i++) {
+        const parts at = find(t, is_key, d, token, e + i);
+        if (memcmp(head + at.code, was + at.code,
+                   t == SALA_F32   ? 4
+                   : t == SALA_F16 ? 2
+                                   : 1) != 0 ||
+            (at.scale >= 0 && memcmp(head + at.scale, was + at.scale, 2) != 0) ||
+            (at.minimum >= 0 && memcmp(head + at.minimum, was + at.minimum, 2) != 0))
+            check_fail(c, "d %d, %s: token %d, component %d was touched", d, is_key ? "keys" : "values", token, e + i);
+    }
+}
+
+static void check_loaded(check *c, sala_dtype t, bool is_key, const uint8_t *head, const float *loaded, int d,
+                         int token, int e, int m)
+{
+    float want[SALA_KV_GROUP];
+    for (int i = 0; i < m; i++)
+        want[i] = check_cached(t, head, is_key, d, token, e + i);
+    if (t == SALA_Q4_1 && is_key)
+        turn(want, m);
+    for (int i = 0; i < m; i++) {
+        const float got = loaded[is_key ? (e + i) * SALA_KV_BLOCK + token : token * d + e + i];
+        if (isnan(want[i]) ? !isnan(got) : memcmp(&want[i], &got, sizeof got) != 0)
+            check_fail(c, "d %d, %s, token %d, component %d: loaded %.9g instead of %.9g", d,
+                       is_key ? "keys" : "values", token, e + i, (double)got, (double)want[i]);
+    }
+}
+
 static void check_store(check *c, const sala_kernels *k, const sala_kernels *ref, int as, int d, int slot, int n)
 {
     const sala_dtype t = check_cache_types[as].dtype;
@@ -158,33 +239,16 @@ static void check_store(check *c, const sala_kernels *k, const sala_kernels *ref
         /* What is no number keeps its bits in a register and not in the reference's conversion to f16. */
         if (t != SALA_F16 && memcmp(got[i], want[i], bytes) != 0)
             check_fail(c, "d %d, slots %d + %d: %s are not the reference's bytes", d, slot, n, i ? "values" : "keys");
-        for (int j = 0; j < SALA_KV_BLOCK; j++) {
-            const bool stored = j >= slot && j < slot + n;
-            for (int e = 0; e < d; e++) {
-                const parts at = find(t, i == 0, d, j, e);
-                float x[SALA_KV_GROUP];
-                if (stored && e % SALA_KV_GROUP == 0)
-                    expect_group(t, x, rows[i] + (j - slot) * stride + e,
-                                 d - e < SALA_KV_GROUP ? d - e : SALA_KV_GROUP);
-                const float read = check_cached(t, got[i], i == 0, d, j, e);
-                if (stored && !same_float(read, x[e % SALA_KV_GROUP]))
-                    check_fail(c, "d %d, %s, token %d, component %d: stored %.9g instead of %.9g", d,
-                               i ? "values" : "keys", j, e, (double)read, (double)x[e % SALA_KV_GROUP]);
-                if (!stored && (memcmp(got[i] + at.code, was + at.code,
-                                       t == SALA_F32   ? 4
-                                       : t == SALA_F16 ? 2
-                                                       : 1) ||
-                                (at.scale >= 0 && memcmp(got[i] + at.scale, was + at.scale, 2)) ||
-                                (at.minimum >= 0 && memcmp(got[i] + at.minimum, was + at.minimum, 2))))
-                    check_fail(c, "d %d, slots %d + %d: slot %d was touched", d, slot, n, j);
-                if (i && j >= slot + n)
-                    continue;
-                const float back = loaded[i][i ? j * d + e : e * SALA_KV_BLOCK + j];
-                if (isnan(read) ? !isnan(back) : memcmp(&read, &back, sizeof back) != 0)
-                    check_fail(c, "d %d, %s, token %d, component %d: loaded %.9g instead of %.9g", d,
-                               i ? "values" : "keys", j, e, (double)back, (double)read);
+        for (int j = 0; j < SALA_KV_BLOCK; j++)
+            for (int e = 0; e < d; e += SALA_KV_GROUP) {
+                const int m = d - e < SALA_KV_GROUP ? d - e : SALA_KV_GROUP;
+                if (j >= slot && j < slot + n)
+                    check_stored(c, t, i == 0, got[i], d, j, e, m, rows[i] + (j - slot) * stride + e);
+                else
+                    check_untouched(c, t, i == 0, got[i], was, d, j, e, m);
+                if (i == 0 || j < slot + n)
+                    check_loaded(c, t, i == 0, got[i], loaded[i], d, j, e, m);
             }
-        }
     }
     check_reset();
 }
@@ -221,7 +285,6 @@ static double attention_error(check *c, const sala_kernels *ref, int as, int d, 
     enum { N_Q = 16, BLOCKS = 8 };
     const uint64_t seed = c->rng;
     c->rng = 4711;
-    const sala_dtype t = check_cache_types[as].dtype;
     const size_t nd = (size_t)d;
     float *rows[2], *q = malloc(N_Q * nd * sizeof *q), *out[2];
     float *scratch = malloc(SALA_ATTN_SCRATCH(N_Q, d) * sizeof *scratch);
@@ -264,7 +327,6 @@ static double attention_error(check *c, const sala_kernels *ref, int as, int d, 
     free(keys);
     free(values);
     c->rng = seed;
-    (void)t;
     return sqrt(error / size);
 }
 

@@ -324,6 +324,11 @@ static inline double vf_hsum_f64(vf a)
 {
     return vaddvq_f64(vaddq_f64(vcvt_f64_f32(vget_low_f32(a)), vcvt_high_f64_f32(a)));
 }
+/* Lane i holds lane i ^ h of a; h is a power of two below LANES. */
+static inline vf vf_swap_lanes(vf a, int h)
+{
+    return h == 1 ? vrev64q_f32(a) : vextq_f32(a, a, 2);
+}
 /* (x0 c0 - x1 s0, x1 c0 + x0 s0, x2 c1 - ...) with n pairs in x, n <= 2 */
 static inline vf vf_rotate_pairs(vf x, const float *cosines, const float *sines, int n)
 {

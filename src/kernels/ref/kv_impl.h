@@ -69,7 +69,14 @@ static uint16_t quantise_q4(uint8_t *codes, const float *x, int n, uint16_t *min
     return half;
 }
 
+static inline void turn_group(float *x, int m);
+
 #include "kernels/kv_store_impl.h"
+
+static inline void turn_group(float *x, int m)
+{
+    turn_many(x, m, 1);
+}
 
 static void load_keys_f32(float *out, const void *k, int d)
 {
@@ -123,7 +130,8 @@ static inline float nibble(uint8_t byte, int c)
     return (float)(c % SALA_KV_GROUP < SALA_KV_GROUP / 2 ? byte & 15 : byte >> 4);
 }
 
-static void load_keys_q4(float *out, const void *k, int d)
+/* As they are stored: turned. */
+static void load_turned_keys(float *out, const void *k, int d)
 {
     const uint8_t *codes = k;
     const size_t codes_bytes = (size_t)SALA_KV_BLOCK * (size_t)sala_kv_code_bytes(SALA_Q4_1, d);
@@ -140,6 +148,12 @@ static void load_keys_q4(float *out, const void *k, int d)
                 out[c * SALA_KV_BLOCK + j] = nibble(row[j], c) * scale[j] + min[j];
         }
     }
+}
+
+static void load_keys_q4(float *out, const void *k, int d)
+{
+    load_turned_keys(out, k, d);
+    turn_block(out, d);
 }
 
 static void load_values_q4(float *out, const void *v, int n, int d)
@@ -162,18 +176,21 @@ static void load_values_q4(float *out, const void *v, int n, int d)
 
 /* Scores are made one lane per key, components in order; the values are added key by key. Neither order depends on the
  * number of queries. */
-static inline __attribute__((always_inline)) void attn_block(float *acc, float *m, float *l, const float *q,
-                                                             const void *k, const void *v, int n_q, int d,
-                                                             const int32_t *n_visible, float *scratch,
-                                                             void (*load_keys)(float *, const void *, int),
-                                                             void (*load_values)(float *, const void *, int, int))
+static inline __attribute__((always_inline)) void
+attn_block(float *acc, float *m, float *l, const float *q, const void *k, const void *v, int n_q, int d,
+           const int32_t *n_visible, float *scratch, void (*load_keys)(float *, const void *, int),
+           void (*load_values)(float *, const void *, int, int), const bool turned)
 {
-    float *p = scratch, *kv = scratch + (size_t)n_q * SALA_KV_BLOCK;
+    float *p = scratch, *kv = scratch + (size_t)n_q * SALA_KV_BLOCK, *tq = kv + (size_t)SALA_KV_BLOCK * (size_t)d;
     int n_max = 0;
     for (int i = 0; i < n_q; i++)
         n_max = n_visible[i] > n_max ? n_visible[i] : n_max;
     if (n_max == 0)
         return;
+    if (turned) {
+        turn_queries(tq, q, n_q, d);
+        q = tq;
+    }
     load_keys(kv, k, d);
     for (int c = 0; c < d; c++)
         for (int j = n_max; j < SALA_KV_BLOCK; j++)
@@ -212,18 +229,18 @@ static inline __attribute__((always_inline)) void attn_block(float *acc, float *
     }
 }
 
-#define X(type)                                                                                                        \
+#define X(type, keys, turned)                                                                                          \
     static void attn_block_##type(float *acc, float *m, float *l, const float *q, const void *k, const void *v,        \
                                   int n_q, int d, const int32_t *n_visible, float *scratch, const void *next)          \
     {                                                                                                                  \
         (void)next;                                                                                                    \
-        attn_block(acc, m, l, q, k, v, n_q, d, n_visible, scratch, load_keys_##type, load_values_##type);              \
+        attn_block(acc, m, l, q, k, v, n_q, d, n_visible, scratch, keys, load_values_##type, turned);                  \
     }                                                                                                                  \
     static const sala_kv_kernels kv_##type = {attn_block_##type, store_##type, load_keys_##type, load_values_##type};
-X(f32)
-X(f16)
-X(q8)
-X(q4)
+X(f32, load_keys_f32, false)
+X(f16, load_keys_f16, false)
+X(q8, load_keys_q8, false)
+X(q4, load_turned_keys, true)
 #undef X
 
 static void fill_kv(sala_kernels *out)

@@ -70,7 +70,46 @@ static uint16_t quantise_q4(uint8_t *codes, const float *x, int n, uint16_t *min
     return half;
 }
 
+static inline void turn_group(float *x, int m);
+
 #include "kernels/kv_store_impl.h"
+
+/* n = 16 or 32 components. Of two lanes that meet, the first takes the sum, the second the
+ * difference: as a product with 1 or -1, which is exact. */
+INLINE void turn_registers(float *x, const int n)
+{
+    static const float signs[4][16] = {{1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1},
+                                       {1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1},
+                                       {1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1},
+                                       {1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1}};
+    vf r[32 / LANES];
+    const int n_vec = n / LANES;
+    for (int i = 0; i < n_vec; i++)
+        r[i] = vf_load(x + i * LANES);
+    for (int b = 0; 1 << b < LANES; b++)
+        for (int i = 0; i < n_vec; i++)
+            r[i] = vf_fma(r[i], vf_load(signs[b]), vf_swap_lanes(r[i], 1 << b));
+    for (int h = 1; h < n_vec; h *= 2)
+        for (int i = 0; i < n_vec; i++)
+            if (!(i & h)) {
+                const vf a = r[i], b = r[i + h];
+                r[i] = vf_add(a, b);
+                r[i + h] = vf_sub(a, b);
+            }
+    const vf scale = vf_set1(1.0f / sqrtf((float)n));
+    for (int i = 0; i < n_vec; i++)
+        vf_store(x + i * LANES, vf_mul(r[i], scale), LANES);
+}
+
+static inline void turn_group(float *x, int m)
+{
+    if (m == 32)
+        turn_registers(x, 32);
+    else if (m >= 16)
+        turn_registers(x, 16);
+    else
+        turn_many(x, m, 1);
+}
 
 /* ---- reading ---- */
 
@@ -185,6 +224,7 @@ INLINE void load_quantised_tokens(float *out, const void *v, int n, int d, const
     }
 }
 
+/* Of Q4_1 as they are stored: turned. */
 INLINE void load_keys(float *out, const void *k, int d, const int as)
 {
     if (as == SALA_KV_AS_F32)
@@ -408,6 +448,10 @@ INLINE void attn_block(float *acc, float *m, float *l, const float *q, const voi
         return;
     const bool plain = as == SALA_KV_AS_F32 || as == SALA_KV_AS_F16, half = as == SALA_KV_AS_F16;
     const bool widened = as != SALA_KV_AS_F32 && n_q > Q_TILE;
+    if (as == SALA_KV_AS_Q4_1) {
+        turn_queries(kv + (size_t)SALA_KV_BLOCK * (size_t)d + 64, q, n_q, d);
+        q = kv + (size_t)SALA_KV_BLOCK * (size_t)d + 64;
+    }
     if (widened)
         load_keys(kv, k, d, as);
     quantised zk = {0};
@@ -481,6 +525,8 @@ INLINE void attn_block(float *acc, float *m, float *l, const float *q, const voi
     static void load_keys_##type(float *out, const void *k, int d)                                                     \
     {                                                                                                                  \
         load_keys(out, k, d, as);                                                                                      \
+        if (as == SALA_KV_AS_Q4_1)                                                                                     \
+            turn_block(out, d);                                                                                        \
     }                                                                                                                  \
     static void load_values_##type(float *out, const void *v, int n, int d)                                            \
     {                                                                                                                  \

@@ -332,6 +332,11 @@ static inline double vf_hsum_f64(vf a)
     const __m128d t = _mm_add_pd(_mm256_castpd256_pd128(s), _mm256_extractf128_pd(s, 1));
     return _mm_cvtsd_f64(_mm_add_sd(t, _mm_unpackhi_pd(t, t)));
 }
+/* Lane i holds lane i ^ h of a; h is a power of two below LANES. */
+static inline vf vf_swap_lanes(vf a, int h)
+{
+    return h == 1 ? _mm256_permute_ps(a, 0xb1) : h == 2 ? _mm256_permute_ps(a, 0x4e) : _mm256_permute2f128_ps(a, a, 1);
+}
 /* (x0 c0 - x1 s0, x1 c0 + x0 s0, x2 c1 - ...) with n pairs in x, n <= LANES / 2 */
 static inline vf vf_rotate_pairs(vf x, const float *cosines, const float *sines, int n)
 {

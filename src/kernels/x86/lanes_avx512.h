@@ -284,6 +284,14 @@ static inline double vf_hsum_f64(vf a)
         _mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(a)), _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)));
     return _mm512_reduce_add_pd(s);
 }
+/* Lane i holds lane i ^ h of a; h is a power of two below LANES. */
+static inline vf vf_swap_lanes(vf a, int h)
+{
+    return h == 1   ? _mm512_permute_ps(a, 0xb1)
+           : h == 2 ? _mm512_permute_ps(a, 0x4e)
+           : h == 4 ? _mm512_shuffle_f32x4(a, a, 0xb1)
+                    : _mm512_shuffle_f32x4(a, a, 0x4e);
+}
 /* (x0 c0 - x1 s0, x1 c0 + x0 s0, x2 c1 - ...) with n pairs in x, n <= LANES / 2 */
 static inline vf vf_rotate_pairs(vf x, const float *cosines, const float *sines, int n)
 {
