@@ -82,13 +82,13 @@ enum { SALA_KV_AS_F32, SALA_KV_AS_F16, SALA_KV_AS_Q8_0, SALA_KV_AS_Q4_1, SALA_N_
 /* ---- InfLLM-v2, stage 1: queries against one page of 64 compressed keys [d][64], f32 or f16 ---- */
 
 /* m, l: running maximum and sum of exp over the first n_visible[i] rows of the page, exactly as in sala_attn_block_fn.
- * q [n_q][d], already scaled. `scratch` as there. */
+ * q [n_q][d], already scaled. `scratch` as there. `next` is the page of the coming call, or NULL: a hint, as there. */
 typedef void sala_rows_lse_fn(float *m, float *l, const float *q, const void *rows, int n_q, int d,
-                              const int32_t *n_visible, float *scratch);
+                              const int32_t *n_visible, float *scratch, const void *next);
 /* p[t * p_stride + j], j in [0, 64) = sum over the `group` queries i of token t, in order, of exp(q_i . row_j -
  * lse[i]); 0 for j >= n_visible[i]. Query i belongs to token i / group; n_q is a multiple of group. */
 typedef void sala_rows_mass_fn(float *p, int64_t p_stride, const float *q, const float *lse, const void *rows, int n_q,
-                               int group, int d, const int32_t *n_visible, float *scratch);
+                               int group, int d, const int32_t *n_visible, float *scratch, const void *next);
 
 /* ---- lightning attention: one head, one chunk of up to SALA_LIGHTNING_CHUNK tokens ---- */
 

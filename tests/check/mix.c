@@ -52,6 +52,11 @@ static size_t page_bytes(const stage1 *s)
     return (size_t)(PAGE * s->d) * (s->half ? 2 : 4);
 }
 
+static const void *next_page(const stage1 *s, int b)
+{
+    return b + 1 < s->n_pages ? s->rows + (size_t)(b + 1) * page_bytes(s) : NULL;
+}
+
 static void run_lse(void *user)
 {
     stage1 *s = user;
@@ -61,7 +66,8 @@ static void run_lse(void *user)
     }
     sala_rows_lse_fn *fn = s->half ? s->k->rows_lse_f16 : s->k->rows_lse_f32;
     for (int b = 0; b < s->n_pages; b++)
-        fn(s->m, s->l, s->q, s->rows + (size_t)b * page_bytes(s), s->n_q, s->d, s->visible[b], s->scratch);
+        fn(s->m, s->l, s->q, s->rows + (size_t)b * page_bytes(s), s->n_q, s->d, s->visible[b], s->scratch,
+           next_page(s, b));
 }
 
 static void run_mass(void *user)
@@ -70,7 +76,7 @@ static void run_mass(void *user)
     sala_rows_mass_fn *fn = s->half ? s->k->rows_mass_f16 : s->k->rows_mass_f32;
     for (int b = 0; b < s->n_pages; b++)
         fn(s->p + b * (s->n_q / s->group) * s->p_stride, s->p_stride, s->q, s->lse, s->rows + (size_t)b * page_bytes(s),
-           s->n_q, s->group, s->d, s->visible[b], s->scratch);
+           s->n_q, s->group, s->d, s->visible[b], s->scratch, next_page(s, b));
 }
 
 static float get_row(const stage1 *s, int page, int c, int j)

@@ -313,6 +313,13 @@ static bool rows_seen(const select_job *job, const tile *t, bool coarse, int64_t
     return any;
 }
 
+/* What will be read behind a page, of n_rows rows in all. */
+static const void *next_page(const tile *t, const sala_rows_shape *rows, void *const *pages, int d, int64_t page,
+                             int64_t n_rows)
+{
+    return (page + 1) * PAGE < n_rows ? row_page(pages, rows, t->kv_head, d, page + 1) : NULL;
+}
+
 /* Maximum and sum of exp over the coarse rows of one split. */
 static void run_lse_split(const select_job *job, const tile *t, const workspace *w, int64_t split, float *m, float *l)
 {
@@ -322,11 +329,12 @@ static void run_lse_split(const select_job *job, const tile *t, const workspace 
         m[i] = -INFINITY;
         l[i] = 0;
     }
+    const int64_t n_rows = rows_at(&a->rows, true, t->position + t->n_rows);
     for (int64_t page = split * (SPLIT_ROWS / PAGE); page < (split + 1) * (SPLIT_ROWS / PAGE); page++) {
         if (!rows_seen(job, t, true, page, w->visible))
             break;
         job->lse(m, l, w->q, row_page(t->seq->coarse, &a->rows, t->kv_head, a->head_dim, page), n_q, a->head_dim,
-                 w->visible, w->kernel);
+                 w->visible, w->kernel, next_page(t, &a->rows, t->seq->coarse, a->head_dim, page, n_rows));
     }
 }
 
@@ -385,7 +393,8 @@ static void run_range(const select_job *job, const tile *t, const workspace *w, 
         if (!rows_seen(job, t, false, page, w->visible))
             break;
         job->mass(w->mass, PAGE, w->q, lse, row_page(t->seq->fine, rows, t->kv_head, a->head_dim, page),
-                  t->n_rows * job->group, job->group, a->head_dim, w->visible, w->kernel);
+                  t->n_rows * job->group, job->group, a->head_dim, w->visible, w->kernel,
+                  next_page(t, rows, t->seq->fine, a->head_dim, page, n_rows));
         const int64_t j0 = sala_max_i64(first, page * PAGE), j1 = sala_min_i64(last, (page + 1) * PAGE);
         for (int r = 0; r < t->n_rows; r++) {
             const float *mass = w->mass + r * PAGE;

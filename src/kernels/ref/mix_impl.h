@@ -21,9 +21,10 @@ static inline void rows_scores(float *s, const float *q, const float *rows, int 
 }
 
 static void rows_lse_f32(float *m, float *l, const float *q, const void *rows, int n_q, int d, const int32_t *n_visible,
-                         float *scratch)
+                         float *scratch, const void *next)
 {
     (void)scratch;
+    (void)next;
     for (int i = 0; i < n_q; i++) {
         if (n_visible[i] <= 0)
             continue;
@@ -40,9 +41,10 @@ static void rows_lse_f32(float *m, float *l, const float *q, const void *rows, i
 }
 
 static void rows_mass_f32(float *p, int64_t p_stride, const float *q, const float *lse, const void *rows, int n_q,
-                          int group, int d, const int32_t *n_visible, float *scratch)
+                          int group, int d, const int32_t *n_visible, float *scratch, const void *next)
 {
     (void)scratch;
+    (void)next;
     for (int t = 0; t * group < n_q; t++) {
         double sum[SALA_KV_BLOCK] = {0};
         for (int i = t * group; i < (t + 1) * group; i++) {
@@ -59,17 +61,17 @@ static void rows_mass_f32(float *p, int64_t p_stride, const float *q, const floa
 }
 
 static void rows_lse_f16(float *m, float *l, const float *q, const void *rows, int n_q, int d, const int32_t *n_visible,
-                         float *scratch)
+                         float *scratch, const void *next)
 {
     f16_to_f32(scratch, rows, (int64_t)SALA_KV_BLOCK * d);
-    rows_lse_f32(m, l, q, scratch, n_q, d, n_visible, NULL);
+    rows_lse_f32(m, l, q, scratch, n_q, d, n_visible, NULL, next);
 }
 
 static void rows_mass_f16(float *p, int64_t p_stride, const float *q, const float *lse, const void *rows, int n_q,
-                          int group, int d, const int32_t *n_visible, float *scratch)
+                          int group, int d, const int32_t *n_visible, float *scratch, const void *next)
 {
     f16_to_f32(scratch, rows, (int64_t)SALA_KV_BLOCK * d);
-    rows_mass_f32(p, p_stride, q, lse, scratch, n_q, group, d, n_visible, NULL);
+    rows_mass_f32(p, p_stride, q, lse, scratch, n_q, group, d, n_visible, NULL, next);
 }
 
 /* ---- lightning attention ---- */

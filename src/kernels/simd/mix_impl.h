@@ -54,10 +54,11 @@ static inline int tile_of(int n)
  * so that equal rows get equal masses wherever they lie. */
 
 /* Scores of n queries of d floats against the first `most` rows, in s [n][64]. */
-static void rows_scores(float *s, const float *q, const void *rows, int n, int d, int most, const bool half)
+static void rows_scores(float *s, const float *q, const void *rows, int n, int d, int most, const uint8_t *next,
+                        const bool half)
 {
     for (int j = 0; j < most; j += KEY_STEP)
-        FOR_TILE(n, scores_tile, s + j, q, rows, j, d, half, NULL)
+        FOR_TILE(n, scores_tile, s + j, q, rows, j, d, half, j == 0 ? next : NULL)
 }
 
 static inline void lse_row(const float *s, float *max, float *l, int n_visible)
@@ -73,8 +74,8 @@ static inline void lse_row(const float *s, float *max, float *l, int n_visible)
     float after = vf_hmax(top);
     after = after > before ? after : before;
     vf sum = vf_zero();
-    for (int i = 0; i < n_vec; i++)
-        sum = vf_add(sum, vf_first(vf_exp(vf_sub(v[i], vf_set1(after))), i + 1 < n_vec ? LANES : last, vf_zero()));
+    for (int i = 0; i < n_vec; i++) /* exp(-infinity) adds 0 */
+        sum = vf_add(sum, vf_exp(vf_sub(v[i], vf_set1(after))));
     if (!(after == before)) {
         float keep[LANES];
         vf_store(keep, vf_exp(vf_set1(before - after)), LANES);
@@ -97,27 +98,29 @@ static inline void mass_row(float *p, const float *s, float lse, int n_visible)
     }
 }
 
-/* What a page's queries read it from: halves are widened once when the queries are many. */
-INLINE const void *rows_for(const void *rows, float *wide, int n_q, int d, const bool half)
+/* The scores of a page's queries i .. i + n - 1. The first tile asks for the next page. Wide tiles hide the widening of
+ * halves; for narrow ones it is done once, behind the first. */
+INLINE void page_scores(float *s, const float *q, const void *rows, int i, int n, int n_q, int d,
+                        const int32_t *n_visible, float *wide, const void *next, const bool half)
 {
-    if (!half || n_q <= Q_TILE)
-        return rows;
-    f16_to_f32(wide, rows, (int64_t)SALA_KV_BLOCK * d);
-    return wide;
+    const bool narrow = half && Q_TILE == 3;
+    const int most = most_visible(n_visible + i, n);
+    q += (size_t)i * (size_t)d;
+    if (i == 0 || !narrow)
+        rows_scores(s, q, rows, n, d, most, i == 0 ? next : NULL, half);
+    else
+        rows_scores(s, q, wide, n, d, most, NULL, false);
+    if (i == 0 && narrow && n < n_q)
+        f16_to_f32(wide, rows, (int64_t)SALA_KV_BLOCK * d);
 }
 
 INLINE void rows_lse(float *m, float *l, const float *q, const void *rows, int n_q, int d, const int32_t *n_visible,
-                     float *scratch, const bool half)
+                     float *scratch, const void *next, const bool half)
 {
-    float *s = scratch; /* of one tile; the wide rows lie behind those of all queries */
-    const void *from = rows_for(rows, scratch + (size_t)n_q * SALA_KV_BLOCK, n_q, d, half);
+    float *s = scratch, *wide = scratch + (size_t)n_q * SALA_KV_BLOCK;
     for (int i = 0, n; i < n_q; i += n) {
         n = tile_of(n_q - i);
-        const int most = most_visible(n_visible + i, n);
-        if (half && from == rows)
-            rows_scores(s, q + (size_t)i * (size_t)d, from, n, d, most, true);
-        else
-            rows_scores(s, q + (size_t)i * (size_t)d, from, n, d, most, false);
+        page_scores(s, q, rows, i, n, n_q, d, n_visible, wide, next, half);
         for (int r = 0; r < n; r++)
             if (n_visible[i + r] > 0)
                 lse_row(s + r * SALA_KV_BLOCK, m + i + r, l + i + r, n_visible[i + r]);
@@ -125,46 +128,41 @@ INLINE void rows_lse(float *m, float *l, const float *q, const void *rows, int n
 }
 
 INLINE void rows_mass(float *p, int64_t p_stride, const float *q, const float *lse, const void *rows, int n_q,
-                      int group, int d, const int32_t *n_visible, float *scratch, const bool half)
+                      int group, int d, const int32_t *n_visible, float *scratch, const void *next, const bool half)
 {
-    float *s = scratch;
-    const void *from = rows_for(rows, scratch + (size_t)n_q * SALA_KV_BLOCK, n_q, d, half);
+    float *s = scratch, *wide = scratch + (size_t)n_q * SALA_KV_BLOCK;
     for (int t = 0; t * group < n_q; t++)
         memset(p + t * p_stride, 0, SALA_KV_BLOCK * sizeof(float));
     for (int i = 0, n; i < n_q; i += n) {
         n = tile_of(n_q - i);
-        const int most = most_visible(n_visible + i, n);
-        if (half && from == rows)
-            rows_scores(s, q + (size_t)i * (size_t)d, from, n, d, most, true);
-        else
-            rows_scores(s, q + (size_t)i * (size_t)d, from, n, d, most, false);
+        page_scores(s, q, rows, i, n, n_q, d, n_visible, wide, next, half);
         for (int r = 0; r < n; r++)
             mass_row(p + (i + r) / group * p_stride, s + r * SALA_KV_BLOCK, lse[i + r], n_visible[i + r]);
     }
 }
 
 static void rows_lse_f32(float *m, float *l, const float *q, const void *rows, int n_q, int d, const int32_t *n_visible,
-                         float *scratch)
+                         float *scratch, const void *next)
 {
-    rows_lse(m, l, q, rows, n_q, d, n_visible, scratch, false);
+    rows_lse(m, l, q, rows, n_q, d, n_visible, scratch, next, false);
 }
 
 static void rows_lse_f16(float *m, float *l, const float *q, const void *rows, int n_q, int d, const int32_t *n_visible,
-                         float *scratch)
+                         float *scratch, const void *next)
 {
-    rows_lse(m, l, q, rows, n_q, d, n_visible, scratch, true);
+    rows_lse(m, l, q, rows, n_q, d, n_visible, scratch, next, true);
 }
 
 static void rows_mass_f32(float *p, int64_t p_stride, const float *q, const float *lse, const void *rows, int n_q,
-                          int group, int d, const int32_t *n_visible, float *scratch)
+                          int group, int d, const int32_t *n_visible, float *scratch, const void *next)
 {
-    rows_mass(p, p_stride, q, lse, rows, n_q, group, d, n_visible, scratch, false);
+    rows_mass(p, p_stride, q, lse, rows, n_q, group, d, n_visible, scratch, next, false);
 }
 
 static void rows_mass_f16(float *p, int64_t p_stride, const float *q, const float *lse, const void *rows, int n_q,
-                          int group, int d, const int32_t *n_visible, float *scratch)
+                          int group, int d, const int32_t *n_visible, float *scratch, const void *next)
 {
-    rows_mass(p, p_stride, q, lse, rows, n_q, group, d, n_visible, scratch, true);
+    rows_mass(p, p_stride, q, lse, rows, n_q, group, d, n_visible, scratch, next, true);
 }
 
 /* ---- lightning attention ----
