@@ -28,7 +28,7 @@ FILES = ("cache", "configuration_hypenet", "modeling_qwen3", "modeling_hypenet",
 VARIANTS = [
     {}, {"attn_logits_scaling": None}, {"attn_logits_scaling": 0.75}, {"attn_logits_scaling": "hype"},
     {"attn_logits_scaling": "hype 100.7"}, {"attn_use_rope": True}, {"attn_use_output_gate": False},
-    {"lightning_scale": "1/d"}, {"lightning_scale": "one"}, {"lightning_use_rope": False},
+    {"lightning_scale": "1/d"}, {"lightning_scale": "1"}, {"lightning_use_rope": False},
     {"lightning_use_output_norm": False}, {"lightning_use_output_gate": False}, {"lightning_use_qk_norm": False},
     {"attention_bias": True}, {"rope_theta": 10000.0}, {"lightning_nkv": 1}, {"lightning_nh": 7, "lightning_nkv": 1},
 ]

@@ -184,7 +184,8 @@ def check_case(report, seed):
     try:
         if seed % 5 == 0:
             gguf = WORK / "sala-case.gguf"
-            sala("convert", model, "--type", "f32", "--out", gguf, "--force")
+            gguf.unlink(missing_ok=True)
+            sala("convert", model, "--type", "f32", "--out", gguf)
             model, what = gguf, what + ", as GGUF"
         got = sala_logits(model, ids, *options)
     except RuntimeError as e:
