@@ -45,8 +45,58 @@ static void drop_marks(sala_linear_mark *marks, int *n, int keep)
         sala_page_release(marks[--*n].page);
 }
 
+/* A page of states, or of pending rows, whose content is whatever it was. */
+static sala_page *take(sala_page **spares, size_t bytes)
+{
+    for (int i = 0; i < SALA_LINEAR_SPARES; i++) {
+        sala_page *page = spares[i];
+        if (page) {
+            spares[i] = NULL;
+            return page;
+        }
+    }
+    return sala_page_new(bytes);
+}
+
+static sala_page *take_state(sala_linear *s)
+{
+    return take(s->spare_state, state_page_bytes(&s->layout));
+}
+
+/* Zeroed, so that what is saved of a session follows from its tokens alone. */
+static sala_page *take_pending(sala_linear *s)
+{
+    sala_page *page = take(s->spare_pending, pending_page_bytes(&s->layout));
+    if (page)
+        memset(sala_page_data(page), 0, pending_page_bytes(&s->layout));
+    return page;
+}
+
+static void leave(sala_page **spares, sala_page *page)
+{
+    if (page && sala_page_writable(page)) {
+        for (int i = 0; i < SALA_LINEAR_SPARES; i++) {
+            if (!spares[i]) {
+                spares[i] = page;
+                return;
+            }
+        }
+    }
+    sala_page_release(page);
+}
+
+static void drop_spares(sala_linear *s)
+{
+    for (int i = 0; i < SALA_LINEAR_SPARES; i++) {
+        sala_page_release(s->spare_state[i]);
+        sala_page_release(s->spare_pending[i]);
+        s->spare_state[i] = s->spare_pending[i] = NULL;
+    }
+}
+
 void sala_linear_free(sala_linear *s)
 {
+    drop_spares(s);
     sala_page_release(s->state);
     sala_page_release(s->pending);
     drop_marks(s->marks, &s->n_marks, 0);
@@ -137,7 +187,7 @@ sala_status sala_linear_check(const sala_linear *s, sala_error *err)
 
 /* ---- a forward pass ---- */
 
-void sala_linear_begin(sala_linear_run *run, const sala_linear *s, int64_t n_new)
+void sala_linear_begin(sala_linear_run *run, sala_linear *s, int64_t n_new)
 {
     *run = (sala_linear_run){.from = s,
                              .at = s->length,
@@ -158,11 +208,12 @@ static bool own_pending(sala_linear_run *run)
     const int ours = 1 + (run->pending && run->pending == run->from->pending);
     if (run->pending && sala_page_holders(run->pending) <= ours && !sala_page_is_mapped(run->pending))
         return true;
-    sala_page *page =
-        run->pending ? sala_page_copy(run->pending) : sala_page_new(pending_page_bytes(&run->from->layout));
+    sala_page *page = take_pending(run->from);
     if (!page)
         return false;
-    sala_page_release(run->pending);
+    if (run->pending)
+        memcpy(sala_page_data(page), sala_page_data(run->pending), pending_page_bytes(&run->from->layout));
+    leave(run->from->spare_pending, run->pending);
     run->pending = page;
     return true;
 }
@@ -191,16 +242,20 @@ static bool reserve_states(sala_linear_run *run, int64_t n)
     return true;
 }
 
+static void give_back_used(sala_linear_run *run)
+{
+    leave(run->from->spare_state, run->used[0]);
+    leave(run->from->spare_pending, run->used[1]);
+    run->used[0] = run->used[1] = NULL;
+}
+
 sala_status sala_linear_next(sala_linear_run *run, int64_t n, sala_linear_stretch *out, sala_error *err)
 {
     const int64_t first = chunk_start(run->at), last = chunk_start(run->at + n);
     *out = (sala_linear_stretch){.state_in = run->state ? sala_page_data(run->state) : NULL};
     /* What this stretch reads and the run holds no longer is given back with the next one. */
     sala_page **used = run->used;
-    for (int i = 0; i < 2; i++) {
-        sala_page_release(used[i]);
-        used[i] = NULL;
-    }
+    give_back_used(run);
     const bool crosses = last > first, ends_inside = run->at + n > last;
     /* Whole chunks are read where the layer left them; pending rows are needed where a chunk is begun or left open. */
     if (run->at > first || !crosses) {
@@ -217,7 +272,7 @@ sala_status sala_linear_next(sala_linear_run *run, int64_t n, sala_linear_stretc
         for (int64_t p = first + CHUNK; p <= last; p += CHUNK) {
             if (p < last && !sala_linear_keeps(p, run->end))
                 continue;
-            page = sala_page_new(state_page_bytes(&run->from->layout));
+            page = take_state(run->from);
             if (!page)
                 return out_of_memory(run, err);
             if (p < last && !add_mark(run, p, page)) {
@@ -243,7 +298,7 @@ sala_status sala_linear_next(sala_linear_run *run, int64_t n, sala_linear_stretc
         out->pending_out = NULL;
         sala_page *tail = NULL;
         if (ends_inside) {
-            tail = sala_page_new(pending_page_bytes(&run->from->layout));
+            tail = take_pending(run->from);
             if (!tail)
                 return out_of_memory(run, err);
             out->pending_out = sala_page_data(tail);
@@ -261,10 +316,12 @@ static int by_position(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-void sala_linear_end(sala_linear_run *run, sala_linear *s, bool ok)
+void sala_linear_end(sala_linear_run *run, bool ok)
 {
-    /* Room for all marks was not reserved before: without it the session loses nothing but marks. */
+    sala_linear *s = run->from;
+    give_back_used(run);
     if (ok && run->at > s->length) {
+        /* Room for all marks was not reserved before: without it the session loses nothing but marks. */
         if (reserve_marks(&s->marks, &s->cap_marks, s->n_marks + run->n_marks)) {
             if (run->n_marks)
                 memcpy(s->marks + s->n_marks, run->marks, (size_t)run->n_marks * sizeof *run->marks);
@@ -278,20 +335,22 @@ void sala_linear_end(sala_linear_run *run, sala_linear *s, bool ok)
             if (sala_linear_keeps(s->marks[i].position, run->at))
                 s->marks[kept++] = s->marks[i];
             else
-                sala_page_release(s->marks[i].page);
+                leave(s->spare_state, s->marks[i].page);
         }
         s->n_marks = kept;
-        sala_page_release(s->state);
-        sala_page_release(s->pending);
+        sala_page *const state = s->state, *const pending = s->pending;
         s->state = run->state;
         s->pending = run->pending;
         s->length = run->at;
+        /* The run held them too if it did not leave them behind. */
+        sala_page_release(state == run->state ? state : NULL);
+        sala_page_release(pending == run->pending ? pending : NULL);
+        leave(s->spare_state, state == run->state ? NULL : state);
+        leave(s->spare_pending, pending == run->pending ? NULL : pending);
         run->state = run->pending = NULL;
     }
     sala_page_release(run->state);
     sala_page_release(run->pending);
-    sala_page_release(run->used[0]);
-    sala_page_release(run->used[1]);
     drop_marks(run->marks, &run->n_marks, 0);
     free(run->marks);
     free(run->positions);

@@ -17,6 +17,7 @@
 #define SALA_LINEAR_CHUNK 64
 /* States are kept at multiples of it, but see sala_linear_keeps(). */
 #define SALA_LINEAR_MARK_STEP 256
+#define SALA_LINEAR_SPARES 2
 
 typedef struct sala_linear_layout {
     int n_layers, n_heads, n_kv_heads, head_dim;
@@ -35,6 +36,9 @@ typedef struct sala_linear {
     sala_page *pending;      /* may be NULL when length is a multiple of a chunk */
     sala_linear_mark *marks; /* ascending; not the current state */
     int n_marks, cap_marks;
+    /* Pages that nobody uses any more: a pass takes and leaves one of each kind in every chunk, and memory fresh from
+     * the system is slow. */
+    sala_page *spare_state[SALA_LINEAR_SPARES], *spare_pending[SALA_LINEAR_SPARES];
 } sala_linear;
 
 /* What one stretch of tokens of a running forward pass reads and writes; pages belong to the run. */
@@ -49,7 +53,7 @@ typedef struct sala_linear_stretch {
 
 /* A forward pass on top of a session that does not change it: stretch by stretch, then end. */
 typedef struct sala_linear_run {
-    const sala_linear *from;
+    sala_linear *from;
     int64_t at, end;
     sala_page *state, *pending;
     sala_page *used[2];      /* what the last stretch reads and the run no longer holds */
@@ -77,10 +81,10 @@ uint64_t sala_linear_bytes_at(const sala_linear_layout *layout, int64_t n_tokens
 sala_status sala_linear_check(const sala_linear *s, sala_error *err);
 
 /* n_new: tokens of the whole pass. */
-void sala_linear_begin(sala_linear_run *run, const sala_linear *s, int64_t n_new);
+void sala_linear_begin(sala_linear_run *run, sala_linear *s, int64_t n_new);
 /* The next n tokens. */
 sala_status sala_linear_next(sala_linear_run *run, int64_t n, sala_linear_stretch *out, sala_error *err);
 /* Makes the session what the run came to (ok), or leaves it as it is; frees the run in both cases. */
-void sala_linear_end(sala_linear_run *run, sala_linear *s, bool ok);
+void sala_linear_end(sala_linear_run *run, bool ok);
 
 #endif

@@ -101,7 +101,7 @@ sala_status sala_state_prepare(sala_state *s, int64_t n, sala_error *err)
 void sala_state_commit(sala_state *s, int64_t n, sala_linear_run *linear)
 {
     if (linear)
-        sala_linear_end(linear, &s->linear, n > 0);
+        sala_linear_end(linear, n > 0);
     s->length += n;
     trim(s);
 }

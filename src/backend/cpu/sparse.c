@@ -6,7 +6,6 @@
 #include "backend/cpu/cpu.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 enum {
     PAGE = SALA_KV_BLOCK,    /* rows in a page */
@@ -395,31 +394,46 @@ static void run_range(const select_job *job, const tile *t, const workspace *w, 
         job->mass(w->mass, PAGE, w->q, lse, row_page(t->seq->fine, rows, t->kv_head, a->head_dim, page),
                   t->n_rows * job->group, job->group, a->head_dim, w->visible, w->kernel,
                   next_page(t, rows, t->seq->fine, a->head_dim, page, n_rows));
-        const int64_t j0 = sala_max_i64(first, page * PAGE), j1 = sala_min_i64(last, (page + 1) * PAGE);
+        const int j0 = (int)(sala_max_i64(first, page * PAGE) - page * PAGE);
+        const int j1 = (int)(sala_min_i64(last, (page + 1) * PAGE) - page * PAGE);
+        int32_t b0[PAGE], b1[PAGE]; /* first and last block that a row of the page meets, from `begin` on */
+        for (int j = j0; j < j1; j++) {
+            const int64_t token = (page * PAGE + j) * rows->stride;
+            b0[j] = (int32_t)(sala_max_i64(begin, token / size) - begin);
+            b1[j] = (int32_t)(sala_min_i64(end - 1, (token + rows->kernel - 1) / size) - begin);
+        }
         for (int r = 0; r < t->n_rows; r++) {
             const float *mass = w->mass + r * PAGE;
             float *pooled = w->pooled + r * width;
-            for (int64_t j = j0; j < j1; j++) {
-                const int64_t b0 = sala_max_i64(begin, j * rows->stride / size);
-                const int64_t b1 = sala_min_i64(end - 1, (j * rows->stride + rows->kernel - 1) / size);
-                for (int64_t b = b0; b <= b1; b++)
-                    if (mass[j - page * PAGE] > pooled[b - begin])
-                        pooled[b - begin] = mass[j - page * PAGE];
-            }
+            for (int j = j0; j < j1; j++)
+                for (int32_t b = b0[j]; b <= b1[j]; b++)
+                    pooled[b] = mass[j] > pooled[b] ? mass[j] : pooled[b];
         }
     }
     for (int r = 0; r < t->n_rows; r++) {
         const int64_t own = own_block(job, t, r);
         const int64_t from = sala_max_i64(begin, a->init_blocks), to = sala_min_i64(end, own - a->window_blocks);
-        for (int64_t b = from; b < to; b++)
-            offer(&heaps[r], (candidate){w->pooled[r * width + b - begin], (int32_t)b});
+        const float *pooled = w->pooled + r * width - begin;
+        best *h = &heaps[r];
+        for (int64_t b = from; b < to; b++) /* blocks come in order: of two that tie the second is never better */
+            if (h->n < h->cap || (h->cap > 0 && pooled[b] > h->items[0].score))
+                offer(h, (candidate){pooled[b], (int32_t)b});
     }
 }
 
-static int compare_blocks(const void *a, const void *b)
+static void sort_blocks(int32_t *list, int n)
 {
-    const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
-    return (x > y) - (x < y);
+    static const int gaps[] = {8858, 3937, 1750, 701, 301, 132, 57, 23, 10, 4, 1}; /* Shell's sort, Ciura's gaps */
+    for (size_t g = 0; g < SALA_ARRAY_LEN(gaps); g++) {
+        const int gap = gaps[g];
+        for (int i = gap; i < n; i++) {
+            const int32_t x = list[i];
+            int j = i;
+            for (; j >= gap && list[j - gap] > x; j -= gap)
+                list[j] = list[j - gap];
+            list[j] = x;
+        }
+    }
 }
 
 static void write_list(const select_job *job, const tile *t, int r, const best *h)
@@ -433,7 +447,7 @@ static void write_list(const select_job *job, const tile *t, int r, const best *
         list[1 + n++] = h->items[i].block;
     for (int64_t b = own - job->a->window_blocks; b <= own; b++)
         list[1 + n++] = (int32_t)b;
-    qsort(list + 1, (size_t)n, sizeof *list, compare_blocks);
+    sort_blocks(list + 1 + job->a->init_blocks, h->n); /* the others stand in order before and behind them */
     list[0] = n;
 }
 
@@ -575,7 +589,9 @@ void sala_cpu_select(sala_backend *be, const sala_select_args *a)
     job.n_splits = sala_max_i64(1, (rows_at(&a->rows, true, tokens) + SPLIT_ROWS - 1) / SPLIT_ROWS);
     job.range_blocks = SMALL_RANGE_BLOCKS;
     job.n_ranges = (n_blocks + job.range_blocks - 1) / job.range_blocks;
-    if (job.n_ranges > 1 && n_tasks < 4 * cpu->n_workers && make_partials(&job, n_tasks)) {
+    /* Three rounds of small tasks pay when the scan is long or when whole tiles would leave threads without work. */
+    const bool share = n_tasks < cpu->n_workers ? job.n_ranges > 1 : n_tasks < 4 * cpu->n_workers && job.n_ranges >= 8;
+    if (share && make_partials(&job, n_tasks)) {
         sala_pool_run(cpu->pool, (int)(n_tasks * job.n_splits), lse_task, &job);
         sala_pool_run(cpu->pool, (int)(n_tasks * job.n_ranges), range_task, &job);
         sala_pool_run(cpu->pool, (int)n_tasks, finish_task, &job);
