@@ -8,7 +8,7 @@ first one out lie within rounding of each other, either answer is right. Texts w
 relative) are drawn again, aloud; exact ties, of which there are plenty because neighbouring blocks share rows, stay in
 and must be decided alike.
 
-Environment: SALA_CASES (random checkpoints, default 60), SALA_SEED (first seed, default 1; a case is its seed).
+Environment: SALA_CASES (random checkpoints, default 48), SALA_SEED (first seed, default 1; a case is its seed).
 """
 import importlib.util
 import os
@@ -205,11 +205,31 @@ def check_case(report, seed):
     return reference.sparse_tokens, reference.skipping
 
 
+def check_released(report):
+    """The constants of the released models, beyond their dense_len: 62 free blocks of a hundred. So many choices are
+    never all clear; with one sparse layer, the last, a choice that rounding turns moves the logits of its own position
+    only, and such positions are left out."""
+    model, n = WORK / "released", 9000
+    config = make_checkpoint.sala(16, 1, 16, "LS", spelled(Sparse()), max_position_embeddings=16384)
+    write(model, preset("sala", "spm", config), 1)
+    reference, ids = Model(model), token_list(n, 340, 1)
+    want = reference.logits(ids)
+    clear = (reference.gaps >= CLEAR).numpy()
+    got = sala_logits(model, ids, "--kernels", "ref")
+    e = np.abs(got - want).max(-1) / want.std()
+    report.check(bool(e[clear].max() <= LIMIT) and clear.mean() > 0.99 and reference.skipping > n // 4,
+                 "the released constants, %d tokens, %d queries leave blocks out" % (n, reference.skipping),
+                 "max error %.1e of std at position %d; %d positions with a close call left out, %d of them off" % (
+                     e[clear].max(), np.flatnonzero(clear)[e[clear].argmax()], (~clear).sum(),
+                     (e[~clear] > LIMIT).sum()))
+
+
 def main():
     report = Report("hybrid and sparse models")
     check_lightning(report)
     check_dense(report)
-    first, count = int(os.environ.get("SALA_SEED", "1")), int(os.environ.get("SALA_CASES", "60"))
+    check_released(report)
+    first, count = int(os.environ.get("SALA_SEED", "1")), int(os.environ.get("SALA_CASES", "48"))
     tokens = skipping = 0
     for seed in range(first, first + count):
         a, b = check_case(report, seed)

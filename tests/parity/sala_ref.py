@@ -154,8 +154,9 @@ def softmax_attention(q, k, v, allowed, scale):
     """q [kv, G, m, d], k and v [kv, n, d], allowed [kv, m, n] -> [kv, G, m, d]."""
     out = torch.empty_like(q)
     for h in range(q.shape[0]):
-        weight = (q[h] @ k[h].T * scale).masked_fill(~allowed[h], -math.inf).softmax(-1)
-        out[h] = weight @ v[h]
+        for part in torch.arange(q.shape[2]).split(512):  # bounds memory, nothing else
+            weight = (q[h][:, part] @ k[h].T * scale).masked_fill(~allowed[h][part], -math.inf).softmax(-1)
+            out[h][:, part] = weight @ v[h]
     return out
 
 
@@ -173,8 +174,8 @@ def infllm(q, k, v, positions, s, scale, q_score=None, k_score=None):
 
 
 class Model:
-    """A Hugging Face directory. After logits(): `closest` is the smallest gap of `choose` over all layers, key heads
-    and positions; `sparse_tokens` counts queries that went through InfLLM-v2, over layers and key heads, and `skipping`
+    """A Hugging Face directory. After logits(): `gaps` holds for each position the smallest gap of `choose` over layers
+    and key heads, `closest` the smallest of all; `sparse_tokens` counts queries that went through InfLLM-v2, over layers and key heads, and `skipping`
     those of them that left a block out."""
 
     def __init__(self, directory, dtype=torch.float64):
@@ -246,7 +247,7 @@ class Model:
                 group(q_plain)[:, :, sparse] if s.nope else None, k_plain if s.nope else None)
             self.sparse_tokens += len(sparse) * self.kv
             self.skipping += int((chosen.sum(-1) < sparse // s.block + 1).sum())
-            self.closest = min(self.closest, float(gap.min()))
+            self.gaps[sparse] = torch.minimum(self.gaps[sparse], gap.min(0).values.double())
         o = o.reshape(self.heads, n, self.d).transpose(0, 1).reshape(n, -1)
         if c.get("attn_use_output_gate", False):
             o = o * torch.sigmoid(self.linear(x, p + "o_gate", False))
@@ -283,7 +284,7 @@ class Model:
         c, n = self.c, len(ids)
         self.switch, self.planned = switch, n if planned is None else planned
         self.sparse = sparse or (Sparse.of_config(c["sparse_config"]) if c.get("sparse_config") else None)
-        self.closest, self.sparse_tokens, self.skipping = math.inf, 0, 0
+        self.gaps, self.sparse_tokens, self.skipping = torch.full((n,), math.inf, dtype=torch.float64), 0, 0
         mup = self.family.startswith("minicpm")
         embed = c["scale_emb"] if mup else 1.0
         residual = c["scale_depth"] / math.sqrt(c["num_hidden_layers"]) if mup else 1.0
@@ -304,5 +305,6 @@ class Model:
         y = self.norm(h, "model.norm") / divisor
         head = "model.embed_tokens.weight" if c["tie_word_embeddings"] else "lm_head.weight"
         out = (y @ self.weight(head).T).numpy()
+        self.closest = float(self.gaps.min())
         assert self.used == set(self.w), "tensors that no formula uses: %s" % sorted(set(self.w) - self.used)
         return out
