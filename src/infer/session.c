@@ -300,6 +300,10 @@ static sala_status check_session(sala_model *model, sala_session *const *session
     for (int j = 0; j < i; j++)
         if (s == sessions[j])
             return sala_fail(err, SALA_E_INVALID, "sessions %d and %d of the call are the same", j, i);
+    if (s->line.state.layout.dtype != sessions[0]->line.state.layout.dtype)
+        return sala_fail(
+            err, SALA_E_INVALID, "sessions 0 and %d of the call keep keys and values as %s and %s; expected one type",
+            i, sala_dtype_name(sessions[0]->line.state.layout.dtype), sala_dtype_name(s->line.state.layout.dtype));
     const int64_t after = s->line.state.length + n_new;
     if (after > s->max_tokens)
         return sala_fail(err, SALA_E_LIMIT, "%lld tokens do not fit: the session holds %lld and its limit is %lld",

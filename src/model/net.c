@@ -257,12 +257,21 @@ static int64_t row_floats(const sala_config *c)
            2 * (int64_t)c->n_ff;
 }
 
-/* Rows of a batch that go through the layers at once: as many as 24 MiB of activations hold, so that scratch stays
- * small beside any weights, and enough to pay for reading the weights once. */
+/* Weights of the matrices, about. */
+static int64_t weight_count(const sala_config *c)
+{
+    return c->n_layers * (int64_t)c->n_embd *
+               (2 * widest(c, q_width) + 2 * widest(c, kv_width) + 3 * (int64_t)c->n_ff) +
+           2 * (int64_t)c->n_vocab * c->n_embd;
+}
+
+/* Rows of a batch that go through the layers at once: as many as 24 MiB of activations hold, or a fortieth of 4-bit
+ * weights, so that scratch stays small beside the weights, and enough to pay for reading them once. */
 static int64_t plan_rows(const sala_config *c)
 {
-    const int64_t rows = ((int64_t)24 << 20) / (row_floats(c) * (int64_t)sizeof(float));
-    return rows < 64 ? 64 : rows > 512 ? 512 : rows / 16 * 16;
+    const int64_t budget = sala_max_i64((int64_t)24 << 20, weight_count(c) / 80);
+    const int64_t rows = budget / (row_floats(c) * (int64_t)sizeof(float));
+    return rows < 64 ? 64 : rows > 512 ? 512 : rows / 64 * 64;
 }
 
 static int64_t plan_logit_rows(const sala_config *c)
