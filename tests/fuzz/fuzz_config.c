@@ -21,6 +21,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (freq)
             (void)sala_rope_inv_freq(&c, false, freq);
         free(freq);
+        /* Every number that was accepted must give shapes that fit 64 bits. */
+        int64_t rows, cols, total = 0;
+        for (int role = 0; role < SALA_T_COUNT; role++)
+            for (int layer = 0; layer < (role < SALA_T_FIRST_OF_LAYER ? 1 : c.n_layers); layer++)
+                if (sala_tensor_shape(&c, (sala_tensor_role)role, layer, &rows, &cols))
+                    total += (rows > 0 ? rows : 1) * cols;
+        if (total <= 0 || (c.sparse.block_size > 0 && sala_sparse_selected(&c.sparse) < 1))
+            abort();
         sala_config_free(&c);
     }
     json_decref(config);
