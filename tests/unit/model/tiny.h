@@ -20,6 +20,7 @@ typedef struct tiny_model {
     bool linear_qk_norm, mix_norm, gates;
     bool no_attn_rope, no_linear_rope;
     double attn_scale_base; /* 0: none */
+    int sliding_window;     /* 0: none */
 } tiny_model;
 
 static inline bool tiny_is_lightning(const tiny_model *m, int layer)
@@ -202,6 +203,8 @@ static inline void tiny_mixers(sala_gguf_writer *w, const tiny_model *m)
         tiny_u32(w, m, "lightning.key_length", m->linear_dim);
         tiny_flag(w, m, "lightning.rope", !m->no_linear_rope);
     }
+    if (m->sliding_window)
+        tiny_u32(w, m, "attention.sliding_window", m->sliding_window);
     if (m->no_attn_rope)
         tiny_flag(w, m, "attention.rope", false);
     if (m->attn_scale_base > 0) {
