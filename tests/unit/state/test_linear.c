@@ -48,7 +48,7 @@ static void append(sala_linear *s, shadow *want, sala_rng *rng, int64_t n, bool 
         if (fails && sala_rng_next(rng) % 4 == 0)
             break;
     }
-    sala_linear_end(&run, s, !fails);
+    sala_linear_end(&run, !fails);
     if (fails)
         return;
     want->t = after;
@@ -171,12 +171,12 @@ static void a_million(void **state)
     sala_linear_begin(&run, &s, n);
     for (int64_t at = 0; at < n; at += 512)
         assert_int_equal(sala_linear_next(&run, 512, &stretch, NULL), SALA_OK);
-    sala_linear_end(&run, &s, true);
+    sala_linear_end(&run, true);
     assert_true(s.n_marks <= 13);
     for (int i = 0; i < 1000; i++) {
         sala_linear_begin(&run, &s, 1);
         assert_int_equal(sala_linear_next(&run, 1, &stretch, NULL), SALA_OK);
-        sala_linear_end(&run, &s, true);
+        sala_linear_end(&run, true);
         assert_true(sala_linear_bytes(&s) <= sala_linear_bytes_at(&layout, s.length));
     }
     assert_int_equal(s.length, n + 1000);
