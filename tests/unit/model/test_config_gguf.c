@@ -419,6 +419,154 @@ static void heads_per_layer(image *m)
     m->n_kv++;
 }
 
+/* ---- sparse and linear layers ---- */
+
+static void kv_bool(image *m, const char *key, bool v)
+{
+    b_key(&m->kv, key, 7);
+    b_u8(&m->kv, v);
+    m->n_kv++;
+}
+
+static void kv_mixers(image *m, const char *key, const char *const *names, size_t n)
+{
+    b_key(&m->kv, key, 9);
+    b_u32(&m->kv, 8);
+    b_u64(&m->kv, n);
+    for (size_t i = 0; i < n; i++)
+        b_str(&m->kv, names[i]);
+    m->n_kv++;
+}
+
+#define MIXERS(m, ...)                                                                                                 \
+    kv_mixers(m, "minicpm-sala.attention.mixers", (const char *const[]){__VA_ARGS__},                                  \
+              sizeof((const char *const[]){__VA_ARGS__}) / sizeof(char *))
+
+static void hybrid(image *m)
+{
+    base(m, "minicpm-sala");
+    kv_u32(m, "minicpm-sala.attention.sparse.block_size", 32);
+    kv_u32(m, "minicpm-sala.attention.sparse.topk", 7);
+}
+
+static void test_hybrid(void **state)
+{
+    (void)state;
+    image m = {0};
+    hybrid(&m);
+    MIXERS(&m, "lightning", "sparse", "dense", "lightning");
+    b_key(&m.kv, "minicpm-sala.attention.sparse.dense_len", 5);
+    b_u32(&m.kv, UINT32_MAX); /* i32 -1 */
+    m.n_kv++;
+    kv_bool(&m, "minicpm-sala.attention.sparse.use_nope", true);
+    kv_bool(&m, "minicpm-sala.attention.rope", false);
+    kv_f32(&m, "minicpm-sala.attention.scale_base", 100);
+    kv_f32(&m, "minicpm-sala.logit_scale", 0.25f); /* not turned round in our own architecture */
+    kv_u32(&m, "minicpm-sala.lightning.head_count", 2);
+    kv_u32(&m, "minicpm-sala.lightning.key_length", 32);
+    kv_f32(&m, "minicpm-sala.lightning.scale", 0.5f);
+    tensor(&m, "blk.0.attn_q_norm.weight", 32, 0, 1);
+    tensor(&m, "blk.0.attn_z.weight", 64, 64, 1);
+    tensor(&m, "blk.1.attn_gate.weight", 64, 64, 1);
+    sala_config c = read_ok(&m);
+    static const sala_mixer_kind kinds[] = {SALA_MIXER_LIGHTNING, SALA_MIXER_SPARSE, SALA_MIXER_DENSE,
+                                            SALA_MIXER_LIGHTNING};
+    assert_memory_equal(c.mixers, kinds, sizeof kinds);
+    assert_true(c.sparse.block_size == 32 && c.sparse.topk == 7 && c.sparse.kernel_size == 32);
+    assert_true(c.sparse.dense_len == -1 && c.sparse.use_nope);
+    assert_true(!c.attn_rope && c.attn_gate && !c.qk_norm && c.attn_scale_base == 100 && c.logit_divisor == 0.25);
+    assert_true(c.lightning.n_heads == 2 && c.lightning.n_kv_heads == 2 && c.lightning.head_dim == 32);
+    assert_true(c.lightning.scale == 0.5 && c.lightning.rope && c.lightning.qk_norm && c.lightning.gate);
+    assert_false(c.lightning.out_norm);
+    assert_int_equal(c.rope.n_rot, 32); /* only linear layers rotate */
+    sala_config_free(&c);
+
+    /* The keys in a family whose layers are alike. */
+    base(&m, "llama");
+    kv_u32(&m, "llama.attention.sparse.block_size", 64);
+    c = read_ok(&m);
+    assert_int_equal(sala_config_count(&c, SALA_MIXER_SPARSE), 4);
+    assert_int_equal(sala_sparse_selected(&c.sparse), 96);
+    assert_int_equal(c.sparse.dense_len, 8192);
+    sala_config_free(&c);
+}
+
+static void mixers_few(image *m)
+{
+    hybrid(m);
+    MIXERS(m, "lightning", "sparse");
+}
+static void mixers_unknown(image *m)
+{
+    hybrid(m);
+    MIXERS(m, "lightning", "sparse", "mamba", "sparse");
+}
+static void mixers_prefix(image *m)
+{
+    hybrid(m);
+    MIXERS(m, "lightning", "sparse", "light", "sparse");
+}
+static void mixers_number(image *m)
+{
+    hybrid(m);
+    kv_u32(m, "minicpm-sala.attention.mixers", 4);
+}
+static void mixers_without_constants(image *m)
+{
+    base(m, "minicpm-sala");
+    MIXERS(m, "lightning", "sparse", "sparse", "sparse");
+}
+static void block_size_zero(image *m)
+{
+    base(m, "llama");
+    kv_u32(m, "llama.attention.sparse.block_size", 0);
+}
+static void block_size_odd(image *m)
+{
+    base(m, "llama");
+    kv_u32(m, "llama.attention.sparse.block_size", 24);
+}
+static void dense_len_text(image *m)
+{
+    hybrid(m);
+    kv_str(m, "minicpm-sala.attention.sparse.dense_len", "8192");
+}
+static void rope_number(image *m)
+{
+    hybrid(m);
+    kv_u32(m, "minicpm-sala.attention.rope", 1);
+}
+static void linear_heads_uneven(image *m)
+{
+    hybrid(m);
+    MIXERS(m, "lightning", "sparse", "sparse", "sparse");
+    kv_u32(m, "minicpm-sala.lightning.head_count", 4);
+    kv_u32(m, "minicpm-sala.lightning.head_count_kv", 3);
+}
+static void linear_heads_none(image *m)
+{
+    hybrid(m);
+    MIXERS(m, "lightning", "sparse", "sparse", "sparse");
+    kv_u32(m, "minicpm-sala.lightning.head_count", 0);
+}
+static void linear_scale_negative(image *m)
+{
+    hybrid(m);
+    MIXERS(m, "lightning", "sparse", "sparse", "sparse");
+    kv_f32(m, "minicpm-sala.lightning.scale", -1);
+}
+static void scale_base_one(image *m)
+{
+    hybrid(m);
+    kv_f32(m, "minicpm-sala.attention.scale_base", 1);
+}
+static void window_and_blocks(image *m)
+{
+    base(m, "llama");
+    kv_u32(m, "llama.attention.sparse.block_size", 64);
+    kv_u32(m, "llama.attention.sliding_window", 128);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -451,6 +599,20 @@ static void test_refusals(void **state)
         {factors_matrix, SALA_E_CORRUPT, "not a short list of F32"},
         {logit_scale_zero, SALA_E_CORRUPT, "logit scale is 0"},
         {heads_per_layer, SALA_E_UNSUPPORTED, "differs between layers (16 and 8)"},
+        {mixers_few, SALA_E_CORRUPT, "names 2 layers, expected 4"},
+        {mixers_unknown, SALA_E_UNSUPPORTED, "layer 2 is \"mamba\", expected \"dense\""},
+        {mixers_prefix, SALA_E_UNSUPPORTED, "layer 2 is \"light\""},
+        {mixers_number, SALA_E_CORRUPT, "mixers is not an array of names"},
+        {mixers_without_constants, SALA_E_CORRUPT, "lacks minicpm-sala.attention.sparse.block_size"},
+        {block_size_zero, SALA_E_CORRUPT, "block_size is 0"},
+        {block_size_odd, SALA_E_CORRUPT, "multiple of kernel_stride 16"},
+        {dense_len_text, SALA_E_CORRUPT, "dense_len is not an integer"},
+        {rope_number, SALA_E_CORRUPT, "attention.rope is not true or false"},
+        {linear_heads_uneven, SALA_E_CORRUPT, "4 lightning heads can not share 3"},
+        {linear_heads_none, SALA_E_CORRUPT, "number of lightning heads is 0"},
+        {linear_scale_negative, SALA_E_CORRUPT, "scale of lightning attention is -1"},
+        {scale_base_one, SALA_E_CORRUPT, "attention scale is 1, expected 2 or more"},
+        {window_and_blocks, SALA_E_UNSUPPORTED, "only one of them is possible"},
     };
     for (size_t i = 0; i < SALA_ARRAY_LEN(cases); i++) {
         image m = {0};
@@ -472,6 +634,7 @@ int main(void)
         cmocka_unit_test(test_end_tokens_by_text),
         cmocka_unit_test(test_minicpm_scales),
         cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_hybrid),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
