@@ -3,14 +3,18 @@
  *
  * Scores: a lane owns a key, and a score is one chain of FMA over the components in order. Values: a lane owns a
  * component, keys are added in order. Both are tiled over queries in registers; a query's numbers do not depend on the
- * tile it is in. What is not f32 is widened in registers for a few queries, once into scratch for many: to the same
- * floats, so that the results are the same. */
+ * tile it is in. Codes become floats in registers for a few queries, once into scratch for many: the same floats, so
+ * that the results are the same. */
 #ifndef SALA_KERNELS_SIMD_KV_IMPL_H
 #define SALA_KERNELS_SIMD_KV_IMPL_H
 
 #define NOT_A_NUMBER_F16 0x7e00
 #define QV 4 /* registers of a query in a tile */
 #define KEY_STEP (QV * LANES)
+/* Codes become floats in registers, once per tile, for up to this many queries, and once into scratch for more. Where
+ * the two meet was measured with AVX2 (7) and AVX-512 (28 for Q8_0, 40 for Q4_1). Halves are always widened in
+ * registers. */
+#define FUSED_QUERIES (Q_TILE == 6 ? 24 : 6)
 
 /* ---- storing ---- */
 
@@ -211,15 +215,31 @@ static inline bool in_high_half(int c)
 
 INLINE void load_quantised_tokens(float *out, const void *v, int n, int d, const int as)
 {
+    enum { AT_ONCE = 16 }; /* groups whose scales are widened together */
     const quantised z = quantised_at(v, d, as);
-    for (int j = 0; j < n; j++) {
-        for (int c = 0; c < d; c += LANES) {
-            const int at = j * z.n_groups + c / SALA_KV_GROUP, m = d - c < LANES ? d - c : LANES;
-            const float scale = sala_f16_to_f32(z.scales[at]);
-            const float min = as == SALA_KV_AS_Q4_1 ? sala_f16_to_f32(z.minima[at]) : 0;
-            const vf x = in_high_half(c) ? load_quantised_value(&z, j, c, m, &scale, &min, as, true)
-                                         : load_quantised_value(&z, j, c, m, &scale, &min, as, false);
-            vf_store(out + (int64_t)j * d + c, x, m);
+    float scale[AT_ONCE], min[AT_ONCE];
+    for (int j = 0; j < n; j++, out += d) {
+        EACH_GROUP(d)
+        {
+            const int i = g % AT_ONCE, left = z.n_groups - g < AT_ONCE ? z.n_groups - g : AT_ONCE;
+            if (i == 0) {
+                f16_to_f32(scale, z.scales + j * z.n_groups + g, left);
+                if (as == SALA_KV_AS_Q4_1)
+                    f16_to_f32(min, z.minima + j * z.n_groups + g, left);
+            }
+            if (m == SALA_KV_GROUP) {
+                for (int c = 0; c < SALA_KV_GROUP; c += LANES)
+                    vf_store(out + c0 + c,
+                             load_quantised_value(&z, j, c0 + c, LANES, scale + i, min + i, as, in_high_half(c)),
+                             LANES);
+                continue;
+            }
+            for (int c = 0; c < m; c += LANES) {
+                const int last = m - c < LANES ? m - c : LANES;
+                const vf x = in_high_half(c) ? load_quantised_value(&z, j, c0 + c, last, scale + i, min + i, as, true)
+                                             : load_quantised_value(&z, j, c0 + c, last, scale + i, min + i, as, false);
+                vf_store(out + c0 + c, x, last);
+            }
         }
     }
 }
@@ -272,14 +292,14 @@ INLINE void scores_tile(float *s, const float *q, const void *k, int j, int d, b
         for (int v = 0; v < QV; v++)
             acc[i][v] = vf_zero();
     for (int c = 0; c < d; c++) {
-        vf keys[QV];
+        vf x[Q_TILE]; /* with one key beside them a tile of 3 fits 16 registers */
         ask_for(next, (size_t)c * step, step);
-        for (int v = 0; v < QV; v++)
-            keys[v] = load_value(k, (int64_t)c * SALA_KV_BLOCK + j + v * LANES, LANES, half);
-        for (int i = 0; i < n_q; i++) {
-            const vf x = vf_bcast(q + (size_t)i * (size_t)d + c);
-            for (int v = 0; v < QV; v++)
-                acc[i][v] = vf_fma(x, keys[v], acc[i][v]);
+        for (int i = 0; i < n_q; i++)
+            x[i] = vf_bcast(q + (size_t)i * (size_t)d + c);
+        for (int v = 0; v < QV; v++) {
+            const vf key = load_value(k, (int64_t)c * SALA_KV_BLOCK + j + v * LANES, LANES, half);
+            for (int i = 0; i < n_q; i++)
+                acc[i][v] = vf_fma(x[i], key, acc[i][v]);
         }
     }
     for (int i = 0; i < n_q; i++)
@@ -384,25 +404,23 @@ INLINE void values_tile(float *acc, const float *p, const value_block *b, int d,
             const float *a = acc + (size_t)i * (size_t)d + c0 + k * LANES;
             sum[i][k] = last == LANES ? vf_load(a) : vf_load_n(a, last);
         }
+    const bool plain = as == SALA_KV_AS_F32 || as == SALA_KV_AS_F16;
     const size_t step = (size_t)d * (as == SALA_KV_AS_F16 ? sizeof(uint16_t) : sizeof(float));
     for (int j = 0; j < n_keys; j++) {
-        vf x[QV];
-        if (as == SALA_KV_AS_F32 || as == SALA_KV_AS_F16) {
+        vf w[Q_TILE];
+        if (plain)
             ask_for(next, (size_t)j * step, step);
-            for (int k = 0; k < n_vec; k++)
-                x[k] = load_value(b->v, (int64_t)j * d + c0 + k * LANES, last, as == SALA_KV_AS_F16);
-        } else {
+        else
             ask_for_share(next, b->z.n_lines, j, n_keys);
-            for (int k = 0; k < n_vec; k++) {
-                const int c = c0 + k * LANES, at = j * b->z.n_groups + c / SALA_KV_GROUP;
-                x[k] = load_quantised_value(&b->z, j, c, last, b->scales + at, b->minima + at, as,
-                                            in_high_half((high ? SALA_KV_GROUP / 2 : 0) + k * LANES));
-            }
-        }
-        for (int i = 0; i < n_q; i++) {
-            const vf w = vf_bcast(p + i * SALA_KV_BLOCK + j);
-            for (int k = 0; k < n_vec; k++)
-                sum[i][k] = vf_fma(w, x[k], sum[i][k]);
+        for (int i = 0; i < n_q; i++)
+            w[i] = vf_bcast(p + i * SALA_KV_BLOCK + j);
+        for (int k = 0; k < n_vec; k++) {
+            const int c = c0 + k * LANES, at = j * b->z.n_groups + c / SALA_KV_GROUP;
+            const bool upper = in_high_half((high ? SALA_KV_GROUP / 2 : 0) + k * LANES);
+            const vf x = plain ? load_value(b->v, (int64_t)j * d + c, last, as == SALA_KV_AS_F16)
+                               : load_quantised_value(&b->z, j, c, last, b->scales + at, b->minima + at, as, upper);
+            for (int i = 0; i < n_q; i++)
+                sum[i][k] = vf_fma(w[i], x, sum[i][k]);
         }
     }
     for (int i = 0; i < n_q; i++)
@@ -447,7 +465,7 @@ INLINE void attn_block(float *acc, float *m, float *l, const float *q, const voi
     if (n_keys == 0)
         return;
     const bool plain = as == SALA_KV_AS_F32 || as == SALA_KV_AS_F16, half = as == SALA_KV_AS_F16;
-    const bool widened = as != SALA_KV_AS_F32 && n_q > Q_TILE;
+    const bool widened = !plain && n_q > FUSED_QUERIES;
     if (as == SALA_KV_AS_Q4_1) {
         turn_queries(kv + (size_t)SALA_KV_BLOCK * (size_t)d + 64, q, n_q, d);
         q = kv + (size_t)SALA_KV_BLOCK * (size_t)d + 64;

@@ -50,16 +50,25 @@ static inline int tile_of(int n)
 
 /* ---- stage 1 ----
  *
- * Scores as in attention: a lane owns a row, one chain of FMA over the components. What follows is done lane by lane,
- * so that equal rows get equal masses wherever they lie. */
+ * Scores as in attention: a lane owns a row, one chain of FMA over the components. Halves are widened in registers,
+ * which takes less than reading them widened from memory. What follows is done lane by lane, so that equal rows get
+ * equal masses wherever they lie. */
 
-/* Scores of n queries of d floats against the first `most` rows, in s [n][64]. */
-static void rows_scores(float *s, const float *q, const void *rows, int n, int d, int most, const uint8_t *next,
-                        const bool half)
-{
-    for (int j = 0; j < most; j += KEY_STEP)
-        FOR_TILE(n, scores_tile, s + j, q, rows, j, d, half, j == 0 ? next : NULL)
-}
+/* Scores of queries i .. i + n - 1 against the rows that they see, in s [n][64]. The first tile asks for the next page.
+ * A function of its own for each type: what follows would otherwise compete with the tile for registers. */
+#define X(type, half)                                                                                                  \
+    static __attribute__((noinline)) void page_scores_##type(float *s, const float *q, const void *rows, int i, int n, \
+                                                             int d, const int32_t *n_visible, const uint8_t *next)     \
+    {                                                                                                                  \
+        const int most = most_visible(n_visible + i, n);                                                               \
+        for (int j = 0; j < most; j += KEY_STEP) {                                                                     \
+            const uint8_t *ask = i == 0 && j == 0 ? next : NULL;                                                       \
+            FOR_TILE(n, scores_tile, s + j, q + (size_t)i * (size_t)d, rows, j, d, half, ask)                          \
+        }                                                                                                              \
+    }
+X(f32, false)
+X(f16, true)
+#undef X
 
 static inline void lse_row(const float *s, float *max, float *l, int n_visible)
 {
@@ -98,72 +107,34 @@ static inline void mass_row(float *p, const float *s, float lse, int n_visible)
     }
 }
 
-/* The scores of a page's queries i .. i + n - 1. The first tile asks for the next page. Wide tiles hide the widening of
- * halves; for narrow ones it is done once, behind the first. */
-INLINE void page_scores(float *s, const float *q, const void *rows, int i, int n, int n_q, int d,
-                        const int32_t *n_visible, float *wide, const void *next, const bool half)
-{
-    const bool narrow = half && Q_TILE == 3;
-    const int most = most_visible(n_visible + i, n);
-    q += (size_t)i * (size_t)d;
-    if (i == 0 || !narrow)
-        rows_scores(s, q, rows, n, d, most, i == 0 ? next : NULL, half);
-    else
-        rows_scores(s, q, wide, n, d, most, NULL, false);
-    if (i == 0 && narrow && n < n_q)
-        f16_to_f32(wide, rows, (int64_t)SALA_KV_BLOCK * d);
-}
-
-INLINE void rows_lse(float *m, float *l, const float *q, const void *rows, int n_q, int d, const int32_t *n_visible,
-                     float *scratch, const void *next, const bool half)
-{
-    float *s = scratch, *wide = scratch + (size_t)n_q * SALA_KV_BLOCK;
-    for (int i = 0, n; i < n_q; i += n) {
-        n = tile_of(n_q - i);
-        page_scores(s, q, rows, i, n, n_q, d, n_visible, wide, next, half);
-        for (int r = 0; r < n; r++)
-            if (n_visible[i + r] > 0)
-                lse_row(s + r * SALA_KV_BLOCK, m + i + r, l + i + r, n_visible[i + r]);
+#define X(type)                                                                                                        \
+    static void rows_lse_##type(float *m, float *l, const float *q, const void *rows, int n_q, int d,                  \
+                                const int32_t *n_visible, float *scratch, const void *next)                            \
+    {                                                                                                                  \
+        for (int i = 0, n; i < n_q; i += n) {                                                                          \
+            n = tile_of(n_q - i);                                                                                      \
+            page_scores_##type(scratch, q, rows, i, n, d, n_visible, next);                                            \
+            for (int r = 0; r < n; r++)                                                                                \
+                if (n_visible[i + r] > 0)                                                                              \
+                    lse_row(scratch + r * SALA_KV_BLOCK, m + i + r, l + i + r, n_visible[i + r]);                      \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static void rows_mass_##type(float *p, int64_t p_stride, const float *q, const float *lse, const void *rows,       \
+                                 int n_q, int group, int d, const int32_t *n_visible, float *scratch,                  \
+                                 const void *next)                                                                     \
+    {                                                                                                                  \
+        for (int t = 0; t * group < n_q; t++)                                                                          \
+            memset(p + t * p_stride, 0, SALA_KV_BLOCK * sizeof(float));                                                \
+        for (int i = 0, n; i < n_q; i += n) {                                                                          \
+            n = tile_of(n_q - i);                                                                                      \
+            page_scores_##type(scratch, q, rows, i, n, d, n_visible, next);                                            \
+            for (int r = 0; r < n; r++)                                                                                \
+                mass_row(p + (i + r) / group * p_stride, scratch + r * SALA_KV_BLOCK, lse[i + r], n_visible[i + r]);   \
+        }                                                                                                              \
     }
-}
-
-INLINE void rows_mass(float *p, int64_t p_stride, const float *q, const float *lse, const void *rows, int n_q,
-                      int group, int d, const int32_t *n_visible, float *scratch, const void *next, const bool half)
-{
-    float *s = scratch, *wide = scratch + (size_t)n_q * SALA_KV_BLOCK;
-    for (int t = 0; t * group < n_q; t++)
-        memset(p + t * p_stride, 0, SALA_KV_BLOCK * sizeof(float));
-    for (int i = 0, n; i < n_q; i += n) {
-        n = tile_of(n_q - i);
-        page_scores(s, q, rows, i, n, n_q, d, n_visible, wide, next, half);
-        for (int r = 0; r < n; r++)
-            mass_row(p + (i + r) / group * p_stride, s + r * SALA_KV_BLOCK, lse[i + r], n_visible[i + r]);
-    }
-}
-
-static void rows_lse_f32(float *m, float *l, const float *q, const void *rows, int n_q, int d, const int32_t *n_visible,
-                         float *scratch, const void *next)
-{
-    rows_lse(m, l, q, rows, n_q, d, n_visible, scratch, next, false);
-}
-
-static void rows_lse_f16(float *m, float *l, const float *q, const void *rows, int n_q, int d, const int32_t *n_visible,
-                         float *scratch, const void *next)
-{
-    rows_lse(m, l, q, rows, n_q, d, n_visible, scratch, next, true);
-}
-
-static void rows_mass_f32(float *p, int64_t p_stride, const float *q, const float *lse, const void *rows, int n_q,
-                          int group, int d, const int32_t *n_visible, float *scratch, const void *next)
-{
-    rows_mass(p, p_stride, q, lse, rows, n_q, group, d, n_visible, scratch, next, false);
-}
-
-static void rows_mass_f16(float *p, int64_t p_stride, const float *q, const float *lse, const void *rows, int n_q,
-                          int group, int d, const int32_t *n_visible, float *scratch, const void *next)
-{
-    rows_mass(p, p_stride, q, lse, rows, n_q, group, d, n_visible, scratch, next, true);
-}
+X(f32)
+X(f16)
+#undef X
 
 /* ---- lightning attention ----
  *
