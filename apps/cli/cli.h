@@ -27,6 +27,8 @@ enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_MISUSED = 2 };
     X(quantize, "IN [OUT.gguf [TYPE]]", 1, 3, "store weights in fewer bits")                                           \
     X(export, "IN.gguf [DIRECTORY]", 1, 2, "GGUF to Hugging Face directory (safetensors)")                             \
     X(random, "CONFIG.json|DIRECTORY [OUT.gguf]", 1, 2, "a model of random weights in a given shape")                  \
+    X(read, "DOCUMENT", 1, 1, "read a document into a session, once for many questions")                               \
+    X(ask, "SESSION [QUESTION]", 1, 2, "answer questions about what was read")                                         \
     X(pull, "NAME", 0, 1, "bring a model of the catalogue into the cache")                                             \
     X(list, "", 0, 0, "models that are on this machine or can be pulled")                                              \
     X(rm, "NAME...", 1, 64, "remove models from the cache")                                                            \
@@ -101,8 +103,13 @@ struct cli_options {
     cli_list tensor_types;
     bool pure, force, dry_run;
 
-    const char *bench_prompt, *bench_gen, *depths;
+    const char *bench_prompt, *bench_gen, *depths, *plot;
     int64_t repeat;
+    bool real_prefill;
+
+    const char *session;
+    int64_t save_every;
+    bool append, keep, show_text;
 
     bool json, quiet, all, tensors, metadata, no_special, no_parse_special, ids_only, skip_special, man;
 };

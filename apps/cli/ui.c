@@ -81,9 +81,28 @@ static const double FIRST_DRAWN_AFTER = 0.7, REDRAWN_EVERY = 0.1; /* seconds */
 
 static struct {
     char what[48]; /* "" while there is none */
+    char note[40];
     double start, drawn_at;
+    uint64_t first; /* what was done when the work began */
     bool drawn;
 } bar;
+
+static const char *duration(char dst[40], double seconds)
+{
+    const long s = (long)(seconds + 0.5);
+    if (s < 120)
+        snprintf(dst, 40, "%ld s", s);
+    else if (s < 7200)
+        snprintf(dst, 40, "%ld min", (s + 30) / 60);
+    else
+        snprintf(dst, 40, "%ld h %ld min", s / 3600, s % 3600 / 60);
+    return dst;
+}
+
+void cli_progress_note(const char *note)
+{
+    snprintf(bar.note, sizeof bar.note, "%s", note ? note : "");
+}
 
 bool cli_progress(void *user, const char *what, uint64_t done, uint64_t total)
 {
@@ -95,6 +114,7 @@ bool cli_progress(void *user, const char *what, uint64_t done, uint64_t total)
         cli_progress_end();
         snprintf(bar.what, sizeof bar.what, "%s", what);
         bar.start = now;
+        bar.first = done;
         bar.drawn_at = 0;
     }
     static int tty = -1;
@@ -117,8 +137,12 @@ bool cli_progress(void *user, const char *what, uint64_t done, uint64_t total)
             cells[i] = i < full ? '#' : '.';
         cells[BAR_WIDTH] = 0;
         fprintf(stderr, "\r\033[K%s  [%s] %3.0f %%", what, cells, part * 100);
-        if (part > 0.02 && part < 1)
-            fprintf(stderr, "  %.0f s left", elapsed / part - elapsed);
+        if (bar.note[0])
+            fprintf(stderr, "  %s", bar.note);
+        const double ours = done > bar.first ? (double)(done - bar.first) / (double)(total - bar.first) : 0;
+        char left[40];
+        if (ours > 0.02 && part < 1)
+            fprintf(stderr, "  %s left", duration(left, elapsed / ours - elapsed));
     }
     fflush(stderr);
     return !cli_interrupted();
@@ -129,7 +153,7 @@ void cli_progress_end(void)
     if (bar.drawn)
         fputs("\r\033[K", stderr);
     bar.drawn = false;
-    bar.what[0] = 0;
+    bar.what[0] = bar.note[0] = 0;
 }
 
 /* ---- standard output ---- */

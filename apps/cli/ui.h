@@ -26,6 +26,8 @@ void cli_signals_on_exit(void (*fn)(void));
 /* Draws a bar on stderr when that is a terminal and the work has lasted long enough to be worth it. Fits every
  * sala_progress_fn; false once interrupted. `user` is ignored. */
 bool cli_progress(void *user, const char *what, uint64_t done, uint64_t total);
+/* A few words for the bar, such as a speed, until it ends. */
+void cli_progress_note(const char *note);
 void cli_progress_end(void); /* wipes the bar; harmless when there is none */
 
 /* ---- standard output ---- */

