@@ -162,15 +162,19 @@ static bool is_norm(sala_tensor_role role)
            role == SALA_T_K_NORM || role == SALA_T_MIX_NORM;
 }
 
-/* Norms are near 1, biases near 0; rope factors are what the config says. Vectors are always F32. */
-static sala_status write_vector(const sala_stream_item *item, size_t index, sala_tensor_role role, sala_rng *r,
-                                sala_gguf_writer *w, sala_error *err)
+/* Norms are near 1, biases near 0; rope factors are what the config says. Vectors are always F32. `signs`: with random
+ * signs. The last norm of a tied model has them, because its head would otherwise find the token's own embedding in the
+ * residual stream, and the model repeat its last token for ever. */
+static sala_status write_vector(const sala_stream_item *item, size_t index, sala_tensor_role role, bool signs,
+                                sala_rng *r, sala_gguf_writer *w, sala_error *err)
 {
     float *x = malloc((size_t)item->ne[0] * sizeof *x);
     if (!x)
         return sala_fail_memory(err, (uint64_t)item->ne[0] * sizeof *x);
     for (int64_t i = 0; i < item->ne[0]; i++)
         x[i] = item->values ? item->values[i] : (float)((is_norm(role) ? 1 : 0) + 0.05 * sala_rng_normal(r));
+    for (int64_t i = 0; signs && i < item->ne[0]; i++)
+        x[i] = sala_rng_uniform(r) < 0.5 ? x[i] : -x[i];
     const sala_status st = sala_gguf_write_data(w, index, 0, x, (uint64_t)item->ne[0] * sizeof *x, err);
     free(x);
     return st;
@@ -237,7 +241,7 @@ static sala_status write_tensors(maker *m, sala_gguf_writer *w, sala_error *err)
         sala_rng_seed(&r, m->seed * 0xD1B54A32D192ED03u + i);
         (void)sala_tensor_role_of(item->name, false, &role, &layer);
         if (item->n_dims == 1) {
-            TRY(write_vector(item, i, role, &r, w, err));
+            TRY(write_vector(item, i, role, role == SALA_T_OUT_NORM && p->config.tied_head, &r, w, err));
             TRY(tell(&prog, item->name, sala_stream_out_bytes(item), err));
         } else {
             TRY(write_matrix(m, item, i, deviation(&p->config, role, item->ne[0]), &r, w, &prog, err));
