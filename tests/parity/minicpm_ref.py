@@ -16,9 +16,11 @@ from safetensors.torch import load_file
 def rope_tables(c, d, n, planned, rule, dtype):
     """cos and sin [n, d]. longrope, rule "length": the long list when the planned tokens exceed the original context;
     "config": when the configured context does, as the models' own code decides."""
-    inv = c.get("rope_theta", 10000.0) ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
-    scale, rope = 1.0, c.get("rope_scaling")
-    if rope:
+    rope = c.get("rope_parameters") or c.get("rope_scaling") or {"rope_type": "default"}
+    theta = c.get("rope_theta") or rope.get("rope_theta") or 10000.0
+    inv = theta ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
+    scale = 1.0
+    if rope["rope_type"] != "default":
         assert rope["rope_type"] == "longrope", rope
         original = rope["original_max_position_embeddings"]
         long = max(planned, c["max_position_embeddings"] if rule == "config" else 0) > original

@@ -157,6 +157,8 @@ def random_case(seed):
         else:
             config["sparse_config"] = spelled(s)
         p = preset(kind, {"minicpm": "spm", "llama": "gpt2"}.get(kind, "qwen2"), config, dtype)
+    if kind in ("sala", "llama") and rng.random() < 0.25:  # as newer releases of transformers write it
+        config["rope_parameters"] = {"rope_type": "default", "rope_theta": rng.choice([10000.0, 500000.0])}
     if s and rng.random() < 0.25:
         override = random_sparse(rng, rng.choice([-1, n // 2]))
     return p, kind, s, n, rng.choice(["prompt", "prompt", "position"]), override, rng.choice([512, 64, 7, 33, 100] + [1] * (n <= 250))
