@@ -119,10 +119,15 @@ static void print_mixers(const json_t *m)
     printf("softmax      %s%s%s", json_is_true(json_object_get(m, "attention_rope")) ? "rope" : "no positions",
            yes(m, "attention_gate", ", output gate"),
            json_object_get(m, "attention_scale_base") ? ", logits scaled with position" : "");
-    if (s)
-        printf(", %lld of the blocks of %lld selected (%lld by score and %lld tokens of window), dense below %lld",
+    if (s) {
+        printf(", %lld of the blocks of %lld selected (%lld by score and %lld tokens of window), ",
                (long long)get_int(s, "selected_blocks"), (long long)get_int(s, "block_size"),
-               (long long)get_int(s, "topk"), (long long)get_int(s, "window_size"), (long long)get_int(s, "dense_len"));
+               (long long)get_int(s, "topk"), (long long)get_int(s, "window_size"));
+        if (get_int(s, "dense_len") < 0)
+            printf("never dense");
+        else
+            printf("dense below %lld", (long long)get_int(s, "dense_len"));
+    }
     putchar('\n');
     if (l)
         printf("lightning    %lld heads of %lld, %lld for keys and values%s%s%s%s\n", (long long)get_int(l, "heads"),
