@@ -2,6 +2,8 @@
  * number of threads; after rollback and fork as if nothing else had been there. For every family and every mixer, with
  * the reference and with the fastest kernels of this machine, and with every type of cache. */
 #include "model/net.h"
+
+#include "base/json.h"
 #include "unit/model/tiny.h"
 
 #include <math.h>
@@ -335,10 +337,35 @@ static void not_finite(void **state)
     }
 }
 
+/* The decay of linear heads, frozen with the reference's, for numbers of heads that are no powers of two as well. */
+static void slopes(void **state)
+{
+    (void)state;
+    json_t *frozen = sala_json_load_file(SALA_TEST_DIR "/fixtures/lightning.json"), *list, *slope;
+    assert_non_null(frozen);
+    const char *heads;
+    size_t n = 0;
+    json_object_foreach(json_object_get(frozen, "slopes"), heads, list)
+    {
+        size_t h;
+        assert_int_equal(json_array_size(list), atoi(heads));
+        json_array_foreach(list, h, slope)
+        {
+            const double want = json_number_value(slope), got = sala_lightning_slope((int)h, atoi(heads));
+            if (!(fabs(got - want) <= 1e-8 * want))
+                fail_msg("head %zu of %s: %.9g, expected %.9g", h, heads, got, want);
+        }
+        n++;
+    }
+    assert_true(n >= 12);
+    json_decref(frozen);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(invariance_ref),       cmocka_unit_test(invariance_fast),
-                                       cmocka_unit_test(invariance_quantised), cmocka_unit_test(long_context),
-                                       cmocka_unit_test(long_calls),           cmocka_unit_test(not_finite)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(invariance_ref), cmocka_unit_test(invariance_fast), cmocka_unit_test(invariance_quantised),
+        cmocka_unit_test(long_context),   cmocka_unit_test(long_calls),      cmocka_unit_test(not_finite),
+        cmocka_unit_test(slopes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
