@@ -1,0 +1,387 @@
+/* Sessions under random programs of everything that can be done to them: whatever a session has been through, the
+ * logits of its next token are, bit for bit, those of a fresh session that is fed with the same tokens in one call.
+ *
+ * Contents come from a few books, each of which begins like an earlier one up to some token. A session is at some place
+ * of some book; where books agree it may change from one to the other. So all answers are known in advance. */
+#include "sala.h"
+#include "unit/model/tiny.h"
+
+#include <unistd.h>
+
+enum { N_VOCAB = 40, N_BOOKS = 6, BOOK = 640, MAX_TOKENS = 660, N_SESSIONS = 5 };
+
+#define TINY .n_vocab = N_VOCAB, .n_ctx = 512, .scale = 1, .n_embd = 32, .n_ff = 32
+
+static const tiny_model models[] = {
+    {TINY, .architecture = "minicpm-sala", .n_layers = 3, .n_heads = 6, .n_kv_heads = 2, .head_dim = 8, .mixers = "lsl",
+     .sparse = {4, 2, 8, 1, 4, 16, 90, false}, .linear_heads = 4, .linear_kv_heads = 4, .linear_dim = 8,
+     .linear_qk_norm = true, .mix_norm = true, .gates = true, .no_attn_rope = true},
+    {TINY, .architecture = "minicpm-sala", .n_layers = 3, .n_heads = 3, .n_kv_heads = 1, .head_dim = 12, .tied = true,
+     .mixers = "sls", .sparse = {16, 8, 64, 1, 2, 64, 300, false}, .linear_heads = 3, .linear_kv_heads = 1,
+     .linear_dim = 6, .mix_norm = true, .no_attn_rope = true},
+    {TINY, .architecture = "hypenet", .n_layers = 3, .n_heads = 4, .n_kv_heads = 2, .head_dim = 8, .qk_norm = true,
+     .mixers = "ldl", .linear_heads = 5, .linear_kv_heads = 5, .linear_dim = 8, .linear_qk_norm = true,
+     .mix_norm = true, .gates = true, .no_attn_rope = true, .attn_scale_base = 300},
+    {TINY, .architecture = "hypenet", .n_layers = 2, .n_heads = 4, .n_kv_heads = 2, .head_dim = 8, .mixers = "ll",
+     .linear_heads = 4, .linear_kv_heads = 2, .linear_dim = 8, .mix_norm = true},
+    {TINY, .architecture = "minicpm", .n_layers = 2, .n_heads = 4, .n_kv_heads = 2, .head_dim = 8, .tied = true,
+     .longrope = true, .sparse = {16, 16, 128, 1, 2, 128, 200, true}},
+    {TINY, .architecture = "qwen3", .n_layers = 2, .n_heads = 5, .n_kv_heads = 1, .head_dim = 8, .qk_norm = true,
+     .sparse = {8, 4, 16, 0, 4, 32, 0, true}},
+    {TINY, .architecture = "llama", .n_layers = 2, .n_heads = 4, .n_kv_heads = 2, .head_dim = 8, .sliding_window = 100},
+};
+
+static sala_rng rng;
+static int64_t n_programs, n_operations;
+
+static uint64_t draw(uint64_t n)
+{
+    return sala_rng_next(&rng) % n;
+}
+
+/* ---- books ---- */
+
+static int32_t book[N_BOOKS][BOOK];
+static float answer[N_BOOKS][BOOK][N_VOCAB]; /* logits behind each token */
+
+static int agreement(int a, int b)
+{
+    int n = 0;
+    while (n < BOOK && book[a][n] == book[b][n])
+        n++;
+    return n;
+}
+
+static void write_books(void)
+{
+    for (int b = 0; b < N_BOOKS; b++) {
+        const int parent = b ? (int)draw((uint64_t)b) : 0, same = b ? (int)draw(BOOK) : 0;
+        memcpy(book[b], book[parent], (size_t)same * sizeof **book);
+        for (int i = same; i < BOOK; i++)
+            book[b][i] = (int32_t)draw(N_VOCAB);
+    }
+}
+
+static void expect(const float *logits, int b, int64_t at, const char *what)
+{
+    for (int v = 0; v < N_VOCAB; v++)
+        if (memcmp(&logits[v], &answer[b][at][v], sizeof *logits) != 0)
+            fail_msg("%s: program %lld, operation %lld: book %d, token %lld: logit %d is %.9g instead of %.9g", what,
+                     (long long)n_programs, (long long)n_operations, b, (long long)at, v, (double)logits[v],
+                     (double)answer[b][at][v]);
+}
+
+/* ---- sessions ---- */
+
+typedef struct reader {
+    sala_session *s; /* NULL: closed */
+    int book;
+    int64_t at; /* tokens read */
+} reader;
+
+typedef struct world {
+    const tiny_model *m;
+    sala_model *model;
+    sala_session_params params;
+    reader r[N_SESSIONS];
+} world;
+
+static sala_session *new_session(const world *w)
+{
+    sala_session *s;
+    sala_error err;
+    if (sala_session_open(&s, w->model, &w->params, &err) != SALA_OK)
+        fail_msg("%s", err.message);
+    return s;
+}
+
+static void write_answers(const world *w)
+{
+    static sala_row rows[BOOK];
+    sala_error err;
+    for (int b = 0; b < N_BOOKS; b++) {
+        sala_session *s = new_session(w);
+        for (int i = 0; i < BOOK; i++)
+            rows[i] = (sala_row){book[b][i], 0, true};
+        if (sala_forward(w->model, &s, 1, rows, BOOK, answer[b][0], &err) != SALA_OK)
+            fail_msg("%s", err.message);
+        sala_session_close(s);
+    }
+    /* What follows in the same call changes nothing. */
+    sala_session *s = new_session(w);
+    const int b = (int)draw(N_BOOKS), n = 1 + (int)draw(BOOK);
+    float logits[N_VOCAB];
+    for (int i = 0; i < n; i++)
+        rows[i] = (sala_row){book[b][i], 0, i + 1 == n};
+    assert_int_equal(sala_forward(w->model, &s, 1, rows, n, logits, NULL), SALA_OK);
+    expect(logits, b, n - 1, "a shorter call");
+    sala_session_close(s);
+}
+
+static void check(const reader *r)
+{
+    size_t n;
+    const int32_t *tokens = sala_session_tokens(r->s, &n);
+    assert_int_equal(n, r->at);
+    assert_int_equal(sala_session_length(r->s), r->at);
+    if (n)
+        assert_memory_equal(tokens, book[r->book], n * sizeof *tokens);
+}
+
+static reader *pick(world *w)
+{
+    reader *r = &w->r[draw(N_SESSIONS)];
+    if (!r->s)
+        *r = (reader){new_session(w), (int)draw(N_BOOKS), 0};
+    return r;
+}
+
+/* On with another book that begins with the same tokens. */
+static void change_book(reader *r)
+{
+    const int b = (int)draw(N_BOOKS);
+    if (agreement(b, r->book) >= r->at)
+        r->book = b;
+}
+
+/* Rows of several sessions in any order; any of them wants its logits. */
+static void run_batch(world *w)
+{
+    static float logits[200 * N_VOCAB];
+    sala_session *sessions[N_SESSIONS];
+    reader *readers[N_SESSIONS];
+    sala_row rows[200];
+    struct {
+        int book;
+        int64_t at;
+    } want[200];
+    int64_t at[N_SESSIONS];
+    int n_sessions = 0, n_want = 0;
+    for (int i = 0; i < N_SESSIONS; i++)
+        if (w->r[i].s && draw(2)) {
+            readers[n_sessions] = &w->r[i];
+            at[n_sessions] = w->r[i].at;
+            sessions[n_sessions++] = w->r[i].s;
+        }
+    if (n_sessions == 0)
+        return;
+    const int n = 1 + (int)draw(draw(2) ? 12 : 200);
+    int n_rows = 0, s = 0;
+    for (int i = 0; i < n; i++) {
+        if (draw(3) == 0)
+            s = (int)draw((uint64_t)n_sessions);
+        const reader *r = readers[s];
+        if (at[s] == BOOK)
+            continue;
+        const bool wanted = draw(4) == 0;
+        rows[n_rows++] = (sala_row){book[r->book][at[s]], s, wanted};
+        if (wanted) {
+            want[n_want].book = r->book;
+            want[n_want++].at = at[s];
+        }
+        at[s]++;
+    }
+    sala_error err;
+    const bool fails = n_rows > 0 && draw(6) == 0;
+    if (fails)
+        rows[draw((uint64_t)n_rows)].token = draw(2) ? -1 : N_VOCAB;
+    const sala_status st = sala_forward(w->model, sessions, n_sessions, rows, n_rows, logits, &err);
+    assert_int_equal(st, fails ? SALA_E_INVALID : SALA_OK);
+    for (int i = 0; i < n_sessions && !fails; i++)
+        readers[i]->at = at[i];
+    for (int i = 0; i < n_want && !fails; i++)
+        expect(logits + i * N_VOCAB, want[i].book, want[i].at, "batch");
+    for (int i = 0; i < n_sessions; i++)
+        check(readers[i]);
+}
+
+static bool count_down(void *user, const char *what, uint64_t done, uint64_t total)
+{
+    assert_non_null(what);
+    assert_true(done <= total);
+    return --*(int *)user > 0;
+}
+
+static void run_prefill(world *w)
+{
+    reader *r = pick(w);
+    const int64_t left = BOOK - r->at;
+    const int64_t n = sala_min_i64(left, 1 + (int64_t)draw(draw(3) ? 150 : BOOK));
+    const int chunk = draw(4) ? 1 + (int)draw(draw(2) ? 20 : 200) : 0;
+    int patience = draw(4) == 0 ? 1 + (int)draw(3) : INT32_MAX;
+    float logits[N_VOCAB];
+    sala_error err;
+    if (n == 0)
+        return;
+    const sala_status st =
+        sala_prefill(r->s, book[r->book] + r->at, (size_t)n, chunk, logits, count_down, &patience, &err);
+    if (st == SALA_E_CANCELLED) {
+        r->at = sala_session_length(r->s);
+    } else {
+        if (st != SALA_OK)
+            fail_msg("%s", err.message);
+        r->at += n;
+        expect(logits, r->book, r->at - 1, "prefill");
+    }
+    check(r);
+}
+
+static void run_decode(world *w)
+{
+    reader *r = pick(w);
+    float logits[N_VOCAB];
+    for (int64_t n = 1 + (int64_t)draw(20); n > 0 && r->at < BOOK; n--) {
+        const sala_row row = {book[r->book][r->at], 0, true};
+        assert_int_equal(sala_forward(w->model, &r->s, 1, &row, 1, logits, NULL), SALA_OK);
+        expect(logits, r->book, r->at++, "decode");
+    }
+    check(r);
+}
+
+static void run_rollback(world *w)
+{
+    reader *r = pick(w);
+    sala_error err;
+    assert_int_equal(sala_session_rollback(r->s, r->at + 1, &err), SALA_E_INVALID);
+    assert_int_equal(sala_session_rollback(r->s, -1, &err), SALA_E_INVALID);
+    const int64_t back = (int64_t)draw(draw(2) ? 70 : BOOK);
+    r->at = sala_max_i64(0, r->at - back);
+    if (sala_session_rollback(r->s, r->at, &err) != SALA_OK)
+        fail_msg("%s", err.message);
+    check(r);
+    change_book(r);
+}
+
+static void run_fork(world *w)
+{
+    const reader *from = pick(w);
+    reader *to = &w->r[draw(N_SESSIONS)];
+    if (to == from)
+        return;
+    sala_session_close(to->s);
+    *to = *from;
+    assert_int_equal(sala_session_fork(&to->s, from->s, NULL), SALA_OK);
+    check(to);
+    change_book(to);
+}
+
+static void run_limit(world *w)
+{
+    reader *r = pick(w);
+    static int32_t many[MAX_TOKENS + 1];
+    sala_error err;
+    assert_int_equal(sala_prefill(r->s, many, (size_t)(MAX_TOKENS + 1 - r->at), 0, NULL, NULL, NULL, &err),
+                     SALA_E_LIMIT);
+    check(r);
+}
+
+static void random_program(world *w, int n_steps)
+{
+    n_programs++;
+    for (int step = 0; step < n_steps; step++) {
+        n_operations++;
+        switch (draw(12)) {
+        case 0:
+        case 1:
+        case 2:
+            run_batch(w);
+            break;
+        case 3:
+        case 4:
+            run_prefill(w);
+            break;
+        case 5:
+            run_decode(w);
+            break;
+        case 6:
+        case 7:
+        case 8:
+            run_rollback(w);
+            break;
+        case 9:
+        case 10:
+            run_fork(w);
+            break;
+        default:
+            if (draw(2)) {
+                reader *r = &w->r[draw(N_SESSIONS)];
+                sala_session_close(r->s);
+                r->s = NULL;
+            } else {
+                run_limit(w);
+            }
+        }
+    }
+    for (int i = 0; i < N_SESSIONS; i++) {
+        reader *r = &w->r[i];
+        if (!r->s)
+            continue;
+        check(r);
+        if (r->at < BOOK) {
+            float logits[N_VOCAB];
+            const sala_row row = {book[r->book][r->at], 0, true};
+            assert_int_equal(sala_forward(w->model, &r->s, 1, &row, 1, logits, NULL), SALA_OK);
+            expect(logits, r->book, r->at, "the end");
+        }
+        sala_session_close(r->s);
+        r->s = NULL;
+    }
+}
+
+static sala_model *open_model(const tiny_model *m, const char *kernels, int threads)
+{
+    char path[512];
+    sala_model *model;
+    sala_error err;
+    tiny_write(test_path(path, sizeof path, "session.gguf"), m, 5);
+    if (sala_model_open(&model, path, &(sala_model_params){.n_threads = threads, .kernels = kernels}, &err) != SALA_OK)
+        fail_msg("%s", err.message);
+    unlink(path);
+    return model;
+}
+
+static void run_model(const tiny_model *m, const char *kernels, int threads, const sala_kv_type *types, int n_types,
+                      int programs, int steps)
+{
+    world w = {.m = m, .model = open_model(m, kernels, threads)};
+    for (int t = 0; t < n_types; t++)
+        for (int by_prompt = 0; by_prompt < (m->sparse.dense_len > 0 ? 2 : 1); by_prompt++) {
+            w.params = (sala_session_params){.max_tokens = MAX_TOKENS,
+                                             .planned_tokens = 1 + (int64_t)draw(MAX_TOKENS),
+                                             .kv = types[t],
+                                             .dense_switch = by_prompt ? SALA_DENSE_BY_PROMPT : SALA_DENSE_BY_POSITION};
+            write_books();
+            write_answers(&w);
+            for (int p = 0; p < programs; p++)
+                random_program(&w, steps);
+        }
+    sala_model_close(w.model);
+}
+
+static void random_programs(void **state)
+{
+    (void)state;
+    static const sala_kv_type types[] = {SALA_KV_F16, SALA_KV_Q8_0, SALA_KV_Q4, SALA_KV_F32};
+    sala_rng_seed(&rng, test_seed(6));
+    n_programs = n_operations = 0;
+    for (size_t i = 0; i < SALA_ARRAY_LEN(models); i++)
+        run_model(&models[i], "auto", 1 + (int)(i % 2), types, SALA_ARRAY_LEN(types), 3, 40);
+    printf("%lld programs, %lld operations\n", (long long)n_programs, (long long)n_operations);
+}
+
+static void random_programs_ref(void **state)
+{
+    (void)state;
+    static const sala_kv_type types[] = {SALA_KV_F32};
+    sala_rng_seed(&rng, test_seed(7));
+    n_programs = n_operations = 0;
+    for (size_t i = 0; i < SALA_ARRAY_LEN(models); i++)
+        run_model(&models[i], "ref", 1, types, SALA_ARRAY_LEN(types), 2, 40);
+    printf("%lld programs, %lld operations\n", (long long)n_programs, (long long)n_operations);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(random_programs), cmocka_unit_test(random_programs_ref)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
