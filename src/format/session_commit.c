@@ -172,7 +172,7 @@ sala_status sala_session_file_put(sala_session_file *f, int section, int64_t pag
         return ended_by(f, &why, err);
     }
     const bool in_place = !append && s->pages[page].fresh; /* this commit's own, so nobody can be reading it */
-    sala_sf_place place = {.bytes = s->page_bytes, .sum = sala_sf_sum(data, (size_t)s->page_bytes)};
+    sala_sf_place place = {.bytes = s->page_bytes, .sum = sala_session_sum(data, (size_t)s->page_bytes)};
     if (in_place)
         place.offset = s->pages[page].offset;
     else if (sala_sf_space_take(f, &place.offset, place.bytes, &why) != SALA_OK)
@@ -203,7 +203,7 @@ sala_status sala_session_file_describe(sala_session_file *f, const char *json, s
     copy[bytes] = 0;
     free(f->next.text);
     f->next.text = copy;
-    f->next.description = (sala_sf_place){.bytes = bytes, .sum = bytes ? sala_sf_sum(copy, bytes) : 0};
+    f->next.description = (sala_sf_place){.bytes = bytes, .sum = bytes ? sala_session_sum(copy, bytes) : 0};
     f->text_changed = true;
     return SALA_OK;
 }
@@ -246,7 +246,7 @@ static sala_status write_table(sala_session_file *f, sala_error *err)
             s->length = larger(s->length, sec->pages[k].offset + sec->page_bytes);
         }
     }
-    s->table.sum = sala_sf_sum(table, (size_t)s->table.bytes);
+    s->table.sum = sala_session_sum(table, (size_t)s->table.bytes);
     sala_status status = sala_sf_space_take(f, &s->table.offset, s->table.bytes, err);
     if (status == SALA_OK) {
         s->length = larger(s->length, s->table.offset + s->table.bytes);

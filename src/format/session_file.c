@@ -28,7 +28,7 @@ typedef struct slot {
     sala_sf_place table;
 } slot;
 
-uint64_t sala_sf_sum(const void *data, size_t bytes)
+uint64_t sala_session_sum(const void *data, size_t bytes)
 {
     return XXH3_64bits(data, bytes);
 }
@@ -61,7 +61,7 @@ void sala_sf_header(uint8_t out[SALA_SF_HEADER_BYTES], const sala_sf_state *s)
     sala_sf_put_u64(out + 32, s->table.bytes);
     sala_sf_put_u64(out + 40, s->table.sum);
     sala_sf_put_u64(out + 48, s->length);
-    sala_sf_put_u64(out + 56, sala_sf_sum(out, 56));
+    sala_sf_put_u64(out + 56, sala_session_sum(out, 56));
 }
 
 /* What a new file begins with: no table, nothing in it. */
@@ -90,7 +90,7 @@ static slot parse_slot(const uint8_t bytes[SALA_SF_HEADER_BYTES], int index)
     s.table.bytes = sala_read_u64(&r);
     s.table.sum = sala_read_u64(&r);
     s.length = sala_read_u64(&r);
-    if (sala_read_u64(&r) != sala_sf_sum(bytes, 56))
+    if (sala_read_u64(&r) != sala_session_sum(bytes, 56))
         s.kind = SLOT_DAMAGED;
     else if (s.version != VERSION)
         s.kind = SLOT_LATER;
@@ -134,7 +134,7 @@ static sala_status read_description(const sala_session_file *f, sala_sf_state *s
                          "%s: the description's place, %" PRIu64 " bytes at %" PRIu64 ", is none in a file of %" PRIu64,
                          f->path, d->bytes, d->offset, s->length);
     const uint8_t *text = d->bytes ? sala_sf_at(f, d->offset) : (const uint8_t *)"";
-    const uint64_t sum = d->bytes ? sala_sf_sum(text, (size_t)d->bytes) : 0;
+    const uint64_t sum = d->bytes ? sala_session_sum(text, (size_t)d->bytes) : 0;
     if (sum != d->sum)
         return sala_fail_at(err, SALA_E_CORRUPT, (int64_t)d->offset,
                             "%s: the description's checksum is %016" PRIx64 ", the table says %016" PRIx64, f->path,
@@ -203,7 +203,7 @@ static sala_status read_table(const sala_session_file *f, sala_sf_state *s, sala
                          "; expected %d to %" PRIu64 " bytes inside",
                          f->path, bytes, s->table.offset, s->length, SALA_SF_TABLE_HEAD, most);
     const uint8_t *data = sala_sf_at(f, s->table.offset);
-    const uint64_t sum = sala_sf_sum(data, (size_t)bytes);
+    const uint64_t sum = sala_session_sum(data, (size_t)bytes);
     if (sum != s->table.sum)
         return sala_fail_at(err, SALA_E_CORRUPT, (int64_t)s->table.offset,
                             "%s: the table's checksum is %016" PRIx64 ", the header says %016" PRIx64, f->path, sum,
@@ -436,6 +436,16 @@ bool sala_session_file_writable(const sala_session_file *f)
     return f->writable;
 }
 
+bool sala_session_file_is(const sala_session_file *f, const char *path)
+{
+    return sala_os_store_is(f->store, path);
+}
+
+bool sala_session_file_doubtful(const sala_session_file *f)
+{
+    return f->doubtful;
+}
+
 uint64_t sala_session_file_generation(const sala_session_file *f)
 {
     return f->now.generation;
@@ -473,6 +483,12 @@ const void *sala_session_file_page(const sala_session_file *f, int section, int6
     return sala_sf_at(f, p->offset);
 }
 
+uint64_t sala_session_file_page_sum(const sala_session_file *f, int section, int64_t page)
+{
+    const sala_sf_page *p = find_page(f, section, page);
+    return p ? p->sum : 0;
+}
+
 void sala_session_file_release(sala_session_file *f)
 {
     f->kept.n = 0;
@@ -487,7 +503,7 @@ sala_status sala_session_file_check(const sala_session_file *f, int section, int
     if (!p)
         return sala_fail(err, SALA_E_INVALID, "%s: page %" PRId64 " of section %d is not among its %" PRId64, f->path,
                          page, section, sala_session_file_pages(f, section));
-    const uint64_t sum = sala_sf_sum(sala_sf_at(f, p->offset), (size_t)f->now.sections[section].page_bytes);
+    const uint64_t sum = sala_session_sum(sala_sf_at(f, p->offset), (size_t)f->now.sections[section].page_bytes);
     if (sum != p->sum)
         return sala_fail_at(err, SALA_E_CORRUPT, (int64_t)p->offset,
                             "%s: page %" PRId64 " of section %d at %" PRIu64 " has the checksum %016" PRIx64

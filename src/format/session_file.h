@@ -39,6 +39,9 @@ sala_status sala_session_file_open(sala_session_file **out, const char *path, sa
 void sala_session_file_close(sala_session_file *f);
 bool sala_session_file_fell_back(const sala_session_file *f);
 bool sala_session_file_writable(const sala_session_file *f);
+bool sala_session_file_is(const sala_session_file *f, const char *path); /* whether the name leads to this very file */
+/* A commit failed in a way that leaves open whether it reached the disk: only opening the file again can tell. */
+bool sala_session_file_doubtful(const sala_session_file *f);
 uint64_t sala_session_file_generation(const sala_session_file *f); /* 0: nothing was ever committed */
 
 /* Of the last commit. The description is JSON text, at most SALA_SESSION_MAX_DESCRIPTION bytes, with a NUL behind them.
@@ -49,6 +52,9 @@ uint64_t sala_session_file_page_bytes(const sala_session_file *f, int section);
 /* Where a page of the last commit lies: read-only, mapped, 4096-byte aligned; NULL when there is no such page. It stays
  * as it is until close, whatever is committed meanwhile: a place that was handed out is not written again. */
 const void *sala_session_file_page(const sala_session_file *f, int section, int64_t page);
+/* The checksum that the page ought to have, and that of any bytes, for whoever holds a page beyond later commits. */
+uint64_t sala_session_file_page_sum(const sala_session_file *f, int section, int64_t page);
+uint64_t sala_session_sum(const void *data, size_t bytes);
 /* Nobody uses what sala_session_file_page has returned so far: the places may be written again. */
 void sala_session_file_release(sala_session_file *f);
 /* Compares a page of the last commit with its checksum. */

@@ -92,7 +92,6 @@ static inline uint64_t sala_sf_round_up(uint64_t bytes) /* no more than 2^63 */
     return (bytes + SALA_SF_UNIT - 1) / SALA_SF_UNIT * SALA_SF_UNIT;
 }
 
-uint64_t sala_sf_sum(const void *data, size_t bytes);
 void sala_sf_header(uint8_t out[SALA_SF_HEADER_BYTES], const sala_sf_state *s);
 void sala_sf_state_free(sala_sf_state *s);
 int64_t sala_sf_state_pages(const sala_sf_state *s); /* of all sections */

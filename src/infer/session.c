@@ -231,6 +231,7 @@ sala_status sala_session_rollback(sala_session *s, int64_t n_keep, sala_error *e
         if (st != SALA_OK)
             return st;
         const int64_t from = sala_state_rollback(&copy->line.state, n_keep);
+        copy->line.checked = false;
         st = sala_prefill(copy, s->tokens + from, (size_t)(n_keep - from), 0, NULL, NULL, NULL, err);
         if (st == SALA_OK) {
             const sala_timeline line = s->line;
@@ -241,6 +242,7 @@ sala_status sala_session_rollback(sala_session *s, int64_t n_keep, sala_error *e
         if (st != SALA_OK)
             return st;
     }
+    s->line.checked = false; /* an earlier state may be in use now */
     if (s->store)
         sala_session_store_rolled_back(s->store, s);
     return SALA_OK;

@@ -62,6 +62,7 @@ int sala_os_store_open(sala_store **out, const char *path, sala_store_access acc
 void sala_os_store_close(sala_store *s);  /* NULL is fine */
 void sala_os_store_remove(sala_store *s); /* takes the file's name away, unless another file has it now, and closes */
 bool sala_os_store_created(const sala_store *s);
+bool sala_os_store_is(const sala_store *s, const char *path); /* whether the name leads to this very file */
 int sala_os_store_size(const sala_store *s, uint64_t *bytes);
 /* *got is less than `bytes` only where the file ends. */
 int sala_os_store_read(const sala_store *s, uint64_t offset, void *data, size_t bytes, size_t *got);

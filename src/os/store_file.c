@@ -155,10 +155,15 @@ void sala_os_store_close(sala_store *s)
     free(s);
 }
 
-void sala_os_store_remove(sala_store *s)
+bool sala_os_store_is(const sala_store *s, const char *path)
 {
     struct stat st, named;
-    if (fstat(s->fd, &st) == 0 && stat(s->path, &named) == 0 && st.st_ino == named.st_ino && st.st_dev == named.st_dev)
+    return fstat(s->fd, &st) == 0 && stat(path, &named) == 0 && st.st_ino == named.st_ino && st.st_dev == named.st_dev;
+}
+
+void sala_os_store_remove(sala_store *s)
+{
+    if (sala_os_store_is(s, s->path))
         (void)unlink(s->path);
     sala_os_store_close(s);
 }

@@ -42,7 +42,7 @@ static uint64_t get_u64(const uint8_t *p)
 static void seal_place(const uint8_t *file, size_t size, uint64_t offset, uint64_t bytes, uint8_t *sum)
 {
     if (offset <= size && bytes <= size - offset)
-        sala_sf_put_u64(sum, sala_sf_sum(file + offset, (size_t)bytes));
+        sala_sf_put_u64(sum, sala_session_sum(file + offset, (size_t)bytes));
 }
 
 static void seal(uint8_t *file, size_t size, bool pages)
@@ -59,7 +59,7 @@ static void seal(uint8_t *file, size_t size, bool pages)
                 seal_place(file, size, get_u64(table + 8), get_u64(table + 16), table + 24);
             seal_place(file, size, at, bytes, h + 40);
         }
-        sala_sf_put_u64(h + 56, sala_sf_sum(h, 56));
+        sala_sf_put_u64(h + 56, sala_session_sum(h, 56));
     }
 }
 
