@@ -65,14 +65,14 @@ def check_lightning(report):
 
 def check_dense(report):
     for name in ("llama-tied", "llama-bias", "qwen2", "qwen3", "minicpm-long"):
-        model = WORK / "overlap"
+        model = WORK / "sala-overlap"
         write(model, make_checkpoint.PRESETS[name], 1)
         ids = token_list(100, 340, 3)
         want = MiniCPM(model).logits(ids) if name == "minicpm-long" else reference_logits(model, ids)
         e = deviation(Model(model).logits(ids), want)
         report.check(e <= 1e-4, "the reference where others know the model: " + name, "max error %.1e of std" % e)
     # Sparse attention that selects everything is dense attention.
-    model = WORK / "overlap"
+    model = WORK / "sala-overlap"
     write(model, make_checkpoint.PRESETS["sala"], 1)
     ids, m = token_list(150, 340, 3), Model(model)
     s = Sparse.of_config(m.c["sparse_config"])
@@ -161,7 +161,8 @@ def random_case(seed):
         config["rope_parameters"] = {"rope_type": "default", "rope_theta": rng.choice([10000.0, 500000.0])}
     if s and rng.random() < 0.25:
         override = random_sparse(rng, rng.choice([-1, n // 2]))
-    return p, kind, s, n, rng.choice(["prompt", "prompt", "position"]), override, rng.choice([512, 64, 7, 33, 100] + [1] * (n <= 250))
+    switch = rng.choice(["prompt", "prompt", "position"])
+    return p, kind, s, n, switch, override, rng.choice([512, 64, 7, 33, 100] + [1] * (n <= 250))
 
 
 def check_case(report, seed):
@@ -211,7 +212,7 @@ def check_released(report):
     """The constants of the released models, beyond their dense_len: 62 free blocks of a hundred. So many choices are
     never all clear; with one sparse layer, the last, a choice that rounding turns moves the logits of its own position
     only, and such positions are left out."""
-    model, n = WORK / "released", 9000
+    model, n = WORK / "sala-released", 9000
     config = make_checkpoint.sala(16, 1, 16, "LS", spelled(Sparse()), max_position_embeddings=16384)
     write(model, preset("sala", "spm", config), 1)
     reference, ids = Model(model), token_list(n, 340, 1)

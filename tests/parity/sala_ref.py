@@ -175,8 +175,8 @@ def infllm(q, k, v, positions, s, scale, q_score=None, k_score=None):
 
 class Model:
     """A Hugging Face directory. After logits(): `gaps` holds for each position the smallest gap of `choose` over layers
-    and key heads, `closest` the smallest of all; `sparse_tokens` counts queries that went through InfLLM-v2, over layers and key heads, and `skipping`
-    those of them that left a block out."""
+    and key heads, `closest` the smallest of all; `sparse_tokens` counts queries that went through InfLLM-v2, over
+    layers and key heads, and `skipping` those of them that left a block out."""
 
     def __init__(self, directory, dtype=torch.float64):
         directory = pathlib.Path(directory)
