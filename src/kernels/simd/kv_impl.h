@@ -282,18 +282,18 @@ INLINE void ask_for(const uint8_t *next, size_t at, size_t bytes)
             __builtin_prefetch(next + at + i, 0, 2);
 }
 
-/* next: memory as large as the keys, asked for on the way. */
+/* next: memory as large as the keys; each j asks for its share of it on the way. */
 INLINE void scores_tile(float *s, const float *q, const void *k, int j, int d, bool half, const uint8_t *next,
                         const int n_q)
 {
-    const size_t step = SALA_KV_BLOCK * (half ? sizeof(uint16_t) : sizeof(float));
+    const size_t element = half ? sizeof(uint16_t) : sizeof(float);
     vf acc[Q_TILE][QV];
     for (int i = 0; i < n_q; i++)
         for (int v = 0; v < QV; v++)
             acc[i][v] = vf_zero();
     for (int c = 0; c < d; c++) {
         vf x[Q_TILE]; /* with one key beside them a tile of 3 fits 16 registers */
-        ask_for(next, (size_t)c * step, step);
+        ask_for(next, (size_t)(c * SALA_KV_BLOCK + j) * element, KEY_STEP * element);
         for (int i = 0; i < n_q; i++)
             x[i] = vf_bcast(q + (size_t)i * (size_t)d + c);
         for (int v = 0; v < QV; v++) {
@@ -481,7 +481,7 @@ INLINE void attn_block(float *acc, float *m, float *l, const float *q, const voi
         for (int j = 0; j < most; j += KEY_STEP) {                                                                     \
             float *row = p + (size_t)i * SALA_KV_BLOCK + j;                                                            \
             const float *qi = q + (size_t)i * (size_t)d;                                                               \
-            const uint8_t *ask = i == 0 && j == 0 ? v : NULL;                                                          \
+            const uint8_t *ask = i == 0 && (plain || j == 0) ? v : NULL;                                               \
             if (widened)                                                                                               \
                 scores_tile(row, qi, kv, j, d, false, NULL, n);                                                        \
             else if (plain)                                                                                            \

@@ -61,10 +61,8 @@ static inline int tile_of(int n)
                                                              int d, const int32_t *n_visible, const uint8_t *next)     \
     {                                                                                                                  \
         const int most = most_visible(n_visible + i, n);                                                               \
-        for (int j = 0; j < most; j += KEY_STEP) {                                                                     \
-            const uint8_t *ask = i == 0 && j == 0 ? next : NULL;                                                       \
-            FOR_TILE(n, scores_tile, s + j, q + (size_t)i * (size_t)d, rows, j, d, half, ask)                          \
-        }                                                                                                              \
+        for (int j = 0; j < most; j += KEY_STEP)                                                                       \
+            FOR_TILE(n, scores_tile, s + j, q + (size_t)i * (size_t)d, rows, j, d, half, i == 0 ? next : NULL)         \
     }
 X(f32, false)
 X(f16, true)
