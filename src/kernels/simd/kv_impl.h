@@ -493,6 +493,7 @@ INLINE void attn_block(float *acc, float *m, float *l, const float *q, const voi
     int i = 0;
 #if Q_TILE == 6
     SCORES(6)
+    SCORES(4)
 #endif
     SCORES(3)
     SCORES(2)
@@ -527,6 +528,7 @@ INLINE void attn_block(float *acc, float *m, float *l, const float *q, const voi
     i = 0;
 #if Q_TILE == 6
     VALUES(6)
+    VALUES(4)
 #endif
     VALUES(3)
     VALUES(2)
