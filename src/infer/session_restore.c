@@ -2,6 +2,8 @@
  * are copied. */
 #include "infer/session_store.h"
 
+#include "os/os.h"
+
 #include <stdlib.h>
 
 /* Sections hold what the description and the layout say. */
@@ -48,6 +50,20 @@ static sala_status check_layout(const sala_session_about *about, const sala_stat
                      "%s: the session has %d sparse layers (kernel %d, stride %d), the model as it was opened has %d "
                      "(kernel %d, stride %d): open it with the sparse settings of the session",
                      path, about->n_sparse, about->kernel, about->stride, l->n_sparse, l->kernel, l->stride);
+}
+
+/* What is restored stays in the file; what comes behind it takes memory. */
+static sala_status check_memory(const sala_state_layout *l, int64_t n, int64_t max_tokens, sala_error *err)
+{
+    const uint64_t all = sala_state_bytes_at(l, max_tokens), there = sala_state_bytes_at(l, n);
+    const uint64_t need = all > there ? all - there : 0, room = sala_os_memory_available();
+    char a[32], b[32];
+    if (need <= room)
+        return SALA_OK;
+    return sala_fail(err, SALA_E_MEMORY,
+                     "%lld tokens behind the %lld of the session take %s of keys, values and states, but only %s of "
+                     "memory is free",
+                     (long long)(max_tokens - n), (long long)n, sala_format_bytes(a, need), sala_format_bytes(b, room));
 }
 
 static sala_status remember_pages(sala_session_source *source, sala_error *err)
@@ -197,6 +213,8 @@ static sala_status new_session(sala_session **out, sala_model *model, const sala
     if (st != SALA_OK)
         return st;
     st = check_layout(about, &s->line.state.layout, path, err);
+    if (st == SALA_OK && max_tokens > 0)
+        st = check_memory(&s->line.state.layout, about->tokens, max_tokens, err);
     if (st != SALA_OK) {
         sala_session_close(s);
         return st;

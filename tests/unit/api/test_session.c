@@ -447,6 +447,10 @@ static void refusals(void **state)
     assert_int_equal(sala_session_restore(&s, model, path, &(sala_restore_params){.max_tokens = 299}, &err),
                      SALA_E_LIMIT);
 
+    const sala_restore_params huge = {.max_tokens = INT64_C(1) << 40};
+    assert_int_equal(sala_session_restore(&s, model, path, &huge, &err), SALA_E_MEMORY);
+    assert_non_null(strstr(err.message, "memory is free"));
+
     /* Reading only: others may read too, nobody may write, and the session can be saved elsewhere. */
     s = must_restore(model, path, true);
     two = must_restore(model, path, true);
