@@ -139,7 +139,7 @@ static void test_sala_switches(void **state)
 
     /* Only linear layers rotate: their heads say how much. */
     read_ok(&c, SALA SALA_MIX ",\"lightning_nh\":2,\"lightning_nkv\":2,\"lightning_head_dim\":32,"
-                              "\"lightning_scale\":\"1\"}");
+                              "\"lightning_scale\":\"identity\"}");
     assert_int_equal(c.rope.n_rot, 32);
     assert_true(c.lightning.scale == 1);
     sala_config_free(&c);
@@ -233,8 +233,7 @@ static void test_refusals(void **state)
         {HYPE HYPE_MIX ",\"lightning_nh\":0}", "lightning heads is 0", SALA_E_CORRUPT},
         {HYPE HYPE_MIX ",\"lightning_head_dim\":32}", "both rotate", SALA_E_UNSUPPORTED},
         {HYPE HYPE_MIX ",\"lightning_head_dim\":-1}", "lightning_head_dim", SALA_E_CORRUPT},
-        {HYPE HYPE_MIX ",\"lightning_scale\":\"sqrt\"}", "\"lightning_scale\" is \"sqrt\"", SALA_E_UNSUPPORTED},
-        {HYPE HYPE_MIX ",\"lightning_scale\":0.5}", "\"lightning_scale\" is 0.5", SALA_E_UNSUPPORTED},
+        {HYPE HYPE_MIX ",\"lightning_scale\":0.5}", "\"lightning_scale\" is no text", SALA_E_UNSUPPORTED},
         {HYPE ",\"attn_logits_scaling\":\"hype x\"}", "second word", SALA_E_CORRUPT},
         {HYPE ",\"attn_logits_scaling\":\"hype 1\"}", "second word", SALA_E_CORRUPT},
         {HYPE ",\"attn_logits_scaling\":\"hype nan\"}", "second word", SALA_E_CORRUPT},
