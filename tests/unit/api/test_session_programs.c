@@ -1,5 +1,6 @@
 /* Sessions under random programs of everything that can be done to them: whatever a session has been through, the
  * logits of its next token are, bit for bit, those of a fresh session that is fed with the same tokens in one call.
+ * They are fed in any pieces, rolled back, forked, saved and restored.
  *
  * Contents come from a few books, each of which begins like an earlier one up to some token. A session is at some place
  * of some book; where books agree it may change from one to the other. So all answers are known in advance. */
@@ -8,7 +9,7 @@
 
 #include <unistd.h>
 
-enum { N_VOCAB = 40, N_BOOKS = 6, BOOK = 640, MAX_TOKENS = 660, N_SESSIONS = 5 };
+enum { N_VOCAB = 40, N_BOOKS = 6, BOOK = 640, MAX_TOKENS = 660, N_SESSIONS = 5, N_FILES = 3 };
 
 #define TINY .n_vocab = N_VOCAB, .n_ctx = 512, .scale = 1, .n_embd = 32, .n_ff = 32
 
@@ -32,7 +33,7 @@ static const tiny_model models[] = {
 };
 
 static sala_rng rng;
-static int64_t n_programs, n_operations;
+static int64_t n_programs, n_operations, n_saved, n_restored, n_turns;
 
 static uint64_t draw(uint64_t n)
 {
@@ -52,10 +53,13 @@ static int agreement(int a, int b)
     return n;
 }
 
+/* Every book turns off from another one a little behind some place that many of them share. */
 static void write_books(void)
 {
+    const int places[] = {(int)draw(64), (int)draw(BOOK / 2), (int)draw(BOOK - 40)};
     for (int b = 0; b < N_BOOKS; b++) {
-        const int parent = b ? (int)draw((uint64_t)b) : 0, same = b ? (int)draw(BOOK) : 0;
+        const int parent = b ? (int)draw((uint64_t)b) : 0;
+        const int same = b ? places[draw(SALA_ARRAY_LEN(places))] + (int)draw(40) : 0;
         memcpy(book[b], book[parent], (size_t)same * sizeof **book);
         for (int i = same; i < BOOK; i++)
             book[b][i] = (int32_t)draw(N_VOCAB);
@@ -76,14 +80,25 @@ static void expect(const float *logits, int b, int64_t at, const char *what)
 typedef struct reader {
     sala_session *s; /* NULL: closed */
     int book;
-    int64_t at; /* tokens read */
+    int64_t at;     /* tokens read */
+    unsigned holds; /* files that the session has open, or may have pages of */
+    int home;       /* the file that it was saved to or restored from last; -1: none */
+    bool read_only;
 } reader;
+
+/* A session on disk: what it holds; at < 0: no such file. */
+typedef struct saved {
+    char path[512];
+    int book;
+    int64_t at;
+} saved;
 
 typedef struct world {
     const tiny_model *m;
     sala_model *model;
     sala_session_params params;
-    reader r[N_SESSIONS];
+    reader r[N_SESSIONS], *last;
+    saved file[N_FILES];
 } world;
 
 static sala_session *new_session(const world *w)
@@ -128,20 +143,45 @@ static void check(const reader *r)
         assert_memory_equal(tokens, book[r->book], n * sizeof *tokens);
 }
 
+/* Often the one that something was done to just now. */
 static reader *pick(world *w)
 {
-    reader *r = &w->r[draw(N_SESSIONS)];
+    reader *r = w->last && draw(2) ? w->last : &w->r[draw(N_SESSIONS)];
+    w->last = r;
     if (!r->s)
-        *r = (reader){new_session(w), (int)draw(N_BOOKS), 0};
+        *r = (reader){.s = new_session(w), .book = (int)draw(N_BOOKS), .home = -1};
     return r;
+}
+
+static void close_reader(reader *r)
+{
+    sala_session_close(r->s);
+    *r = (reader){.home = -1};
 }
 
 /* On with another book that begins with the same tokens. */
 static void change_book(reader *r)
 {
+    for (int tries = 0; tries < N_BOOKS; tries++) {
+        const int b = (int)draw(N_BOOKS);
+        if (b != r->book && agreement(b, r->book) >= r->at) {
+            r->book = b;
+            n_turns++;
+            return;
+        }
+    }
+}
+
+/* How far to go back: a little, anywhere, or to a place where books part. */
+static int64_t draw_target(const reader *r)
+{
     const int b = (int)draw(N_BOOKS);
-    if (agreement(b, r->book) >= r->at)
-        r->book = b;
+    int64_t to = r->at - (int64_t)draw(70);
+    if (draw(3) == 0)
+        to = (int64_t)draw((uint64_t)r->at + 1);
+    else if (b != r->book && draw(2))
+        to = agreement(b, r->book) - (int64_t)draw(10);
+    return to < 0 || to > r->at ? r->at : to;
 }
 
 /* Rows of several sessions in any order; any of them wants its logits. */
@@ -165,7 +205,7 @@ static void run_batch(world *w)
         }
     if (n_sessions == 0)
         return;
-    const int n = 1 + (int)draw(draw(2) ? 12 : 200);
+    const int n = 1 + (int)draw(draw(3) ? 20 : 200);
     int n_rows = 0, s = 0;
     for (int i = 0; i < n; i++) {
         if (draw(3) == 0)
@@ -202,15 +242,12 @@ static bool count_down(void *user, const char *what, uint64_t done, uint64_t tot
     return --*(int *)user > 0;
 }
 
-static void run_prefill(world *w)
+static void read_on(reader *r, int64_t n, int patience)
 {
-    reader *r = pick(w);
-    const int64_t left = BOOK - r->at;
-    const int64_t n = sala_min_i64(left, 1 + (int64_t)draw(draw(3) ? 150 : BOOK));
     const int chunk = draw(4) ? 1 + (int)draw(draw(2) ? 20 : 200) : 0;
-    int patience = draw(4) == 0 ? 1 + (int)draw(3) : INT32_MAX;
     float logits[N_VOCAB];
     sala_error err;
+    n = sala_min_i64(n, BOOK - r->at);
     if (n == 0)
         return;
     const sala_status st =
@@ -224,6 +261,12 @@ static void run_prefill(world *w)
         expect(logits, r->book, r->at - 1, "prefill");
     }
     check(r);
+}
+
+static void run_prefill(world *w)
+{
+    const int64_t n = 1 + (int64_t)draw(draw(3) ? 60 : BOOK);
+    read_on(pick(w), n, draw(4) ? INT32_MAX : 1 + (int)draw(3));
 }
 
 static void run_decode(world *w)
@@ -244,8 +287,7 @@ static void run_rollback(world *w)
     sala_error err;
     assert_int_equal(sala_session_rollback(r->s, r->at + 1, &err), SALA_E_INVALID);
     assert_int_equal(sala_session_rollback(r->s, -1, &err), SALA_E_INVALID);
-    const int64_t back = (int64_t)draw(draw(2) ? 70 : BOOK);
-    r->at = sala_max_i64(0, r->at - back);
+    r->at = draw_target(r);
     if (sala_session_rollback(r->s, r->at, &err) != SALA_OK)
         fail_msg("%s", err.message);
     check(r);
@@ -258,8 +300,10 @@ static void run_fork(world *w)
     reader *to = &w->r[draw(N_SESSIONS)];
     if (to == from)
         return;
-    sala_session_close(to->s);
+    close_reader(to);
     *to = *from;
+    to->home = -1;
+    to->read_only = false;
     assert_int_equal(sala_session_fork(&to->s, from->s, NULL), SALA_OK);
     check(to);
     change_book(to);
@@ -275,12 +319,114 @@ static void run_limit(world *w)
     check(r);
 }
 
+/* Whether no other session, and no fork of one, can have the file open. */
+static bool is_free(const world *w, const reader *r, int f)
+{
+    unsigned others = 0;
+    for (int i = 0; i < N_SESSIONS; i++)
+        if (&w->r[i] != r && w->r[i].s)
+            others |= w->r[i].holds;
+    return !(others >> f & 1);
+}
+
+static void save(world *w, reader *r, int f)
+{
+    sala_error err;
+    const sala_status st = sala_session_save(r->s, w->file[f].path, &err);
+    if (f == r->home && r->read_only) {
+        assert_int_equal(st, SALA_E_STATE);
+    } else if (st == SALA_E_STATE) { /* another session has it, or this one's own pages keep it open */
+        assert_true(f != r->home && (!is_free(w, r, f) || (r->holds >> f & 1)));
+    } else {
+        if (st != SALA_OK)
+            fail_msg("%s", err.message);
+        n_saved++;
+        w->file[f].book = r->book;
+        w->file[f].at = r->at;
+        r->holds |= 1u << f;
+        r->home = f;
+        r->read_only = false;
+    }
+    check(r);
+}
+
+static void run_save(world *w)
+{
+    reader *r = pick(w);
+    save(w, r, r->home >= 0 && draw(5) ? r->home : (int)draw(N_FILES));
+}
+
+static void restore(world *w, reader *r, int f)
+{
+    const saved *file = &w->file[f];
+    const sala_restore_params p = {.read_only = draw(3) == 0, .max_tokens = MAX_TOKENS};
+    sala_error err;
+    for (int i = 0; i < N_SESSIONS && draw(4); i++) /* mostly whoever has it lets go of it */
+        if (w->r[i].holds >> f & 1)
+            close_reader(&w->r[i]);
+    close_reader(r);
+    w->last = r;
+    sala_session *s = NULL;
+    const sala_status st = sala_session_restore(&s, w->model, file->path, &p, &err);
+    if (file->at < 0) {
+        assert_int_equal(st, SALA_E_NOT_FOUND);
+    } else if (st == SALA_E_STATE) {
+        assert_false(is_free(w, r, f));
+    } else {
+        if (st != SALA_OK)
+            fail_msg("%s", err.message);
+        n_restored++;
+        *r = (reader){s, file->book, file->at, 1u << f, f, p.read_only};
+        check(r);
+    }
+}
+
+static void run_restore(world *w)
+{
+    reader *r = &w->r[draw(N_SESSIONS)];
+    restore(w, r, (int)draw(N_FILES));
+    if (r->s)
+        change_book(r);
+}
+
+/* Back to where another book parts and on in that one; what was saved before must not come back. */
+static void run_detour(world *w)
+{
+    reader *r = pick(w);
+    const int b = (int)draw(N_BOOKS), parting = agreement(b, r->book);
+    sala_error err;
+    if (parting == 0 || parting >= r->at)
+        return;
+    if (r->home >= 0 && draw(2))
+        save(w, r, r->home);
+    const int64_t was = r->at;
+    r->at = sala_max_i64(0, parting - (int64_t)draw(5));
+    if (sala_session_rollback(r->s, r->at, &err) != SALA_OK)
+        fail_msg("%s", err.message);
+    r->book = b;
+    n_turns++;
+    read_on(r, draw(2) ? parting - r->at + 1 + (int64_t)draw(20) : was - r->at + (int64_t)draw(3), INT32_MAX);
+    if (r->home < 0 || draw(3) == 0)
+        return;
+    const int home = r->home;
+    save(w, r, home);
+    if (draw(2))
+        restore(w, r, home);
+}
+
 static void random_program(world *w, int n_steps)
 {
     n_programs++;
+    w->last = NULL;
+    for (int f = 0; f < N_FILES; f++) {
+        char name[16];
+        snprintf(name, sizeof name, "%d.session", f);
+        test_path(w->file[f].path, sizeof w->file[f].path, name);
+        w->file[f].at = -1;
+    }
     for (int step = 0; step < n_steps; step++) {
         n_operations++;
-        switch (draw(12)) {
+        switch (draw(19)) {
         case 0:
         case 1:
         case 2:
@@ -302,14 +448,24 @@ static void random_program(world *w, int n_steps)
         case 10:
             run_fork(w);
             break;
+        case 11:
+        case 12:
+        case 13:
+            run_save(w);
+            break;
+        case 14:
+        case 15:
+            run_restore(w);
+            break;
+        case 16:
+        case 17:
+            run_detour(w);
+            break;
         default:
-            if (draw(2)) {
-                reader *r = &w->r[draw(N_SESSIONS)];
-                sala_session_close(r->s);
-                r->s = NULL;
-            } else {
+            if (draw(2))
+                close_reader(&w->r[draw(N_SESSIONS)]);
+            else
                 run_limit(w);
-            }
         }
     }
     for (int i = 0; i < N_SESSIONS; i++) {
@@ -323,9 +479,10 @@ static void random_program(world *w, int n_steps)
             assert_int_equal(sala_forward(w->model, &r->s, 1, &row, 1, logits, NULL), SALA_OK);
             expect(logits, r->book, r->at, "the end");
         }
-        sala_session_close(r->s);
-        r->s = NULL;
+        close_reader(r);
     }
+    for (int f = 0; f < N_FILES; f++)
+        unlink(w->file[f].path);
 }
 
 static sala_model *open_model(const tiny_model *m, const char *kernels, int threads)
@@ -358,15 +515,22 @@ static void run_model(const tiny_model *m, const char *kernels, int threads, con
     sala_model_close(w.model);
 }
 
+static void tell(void)
+{
+    printf("%lld programs, %lld operations: %lld saved, %lld restored, %lld changes of books\n", (long long)n_programs,
+           (long long)n_operations, (long long)n_saved, (long long)n_restored, (long long)n_turns);
+    assert_true(n_saved > n_programs && n_restored > n_programs && n_turns > n_programs);
+}
+
 static void random_programs(void **state)
 {
     (void)state;
     static const sala_kv_type types[] = {SALA_KV_F16, SALA_KV_Q8_0, SALA_KV_Q4, SALA_KV_F32};
     sala_rng_seed(&rng, test_seed(6));
-    n_programs = n_operations = 0;
+    n_programs = n_operations = n_saved = n_restored = n_turns = 0;
     for (size_t i = 0; i < SALA_ARRAY_LEN(models); i++)
-        run_model(&models[i], "auto", 1 + (int)(i % 2), types, SALA_ARRAY_LEN(types), 3, 40);
-    printf("%lld programs, %lld operations\n", (long long)n_programs, (long long)n_operations);
+        run_model(&models[i], "auto", 1 + (int)(i % 2), types, SALA_ARRAY_LEN(types), 2, 80);
+    tell();
 }
 
 static void random_programs_ref(void **state)
@@ -374,10 +538,10 @@ static void random_programs_ref(void **state)
     (void)state;
     static const sala_kv_type types[] = {SALA_KV_F32};
     sala_rng_seed(&rng, test_seed(7));
-    n_programs = n_operations = 0;
+    n_programs = n_operations = n_saved = n_restored = n_turns = 0;
     for (size_t i = 0; i < SALA_ARRAY_LEN(models); i++)
-        run_model(&models[i], "ref", 1, types, SALA_ARRAY_LEN(types), 2, 40);
-    printf("%lld programs, %lld operations\n", (long long)n_programs, (long long)n_operations);
+        run_model(&models[i], "ref", 1, types, SALA_ARRAY_LEN(types), 1, 80);
+    tell();
 }
 
 int main(void)
