@@ -29,6 +29,8 @@ int cli_saved_open(cli_saved *s, const char *path)
     sala_free(text);
     if (!json_is_object(s->description))
         return cli_fail("%s: its description is not a JSON object", path);
+    if (cli_json_flag(s->description, "fell_back"))
+        cli_warn("%s: the newest save in it is damaged or was never finished; the one before is used", path);
     json_t *note = json_object_get(json_object_get(s->description, "note"), "reading");
     s->note = json_is_object(note) ? note : NULL;
     const json_t *documents = json_object_get(s->note, "documents");

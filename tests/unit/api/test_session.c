@@ -372,6 +372,41 @@ static void states_to_go_back_to(void **state)
     unlink(path);
 }
 
+/* A state that was saved is that of its position only as long as the tokens before it are the same. */
+static void states_of_another_past(void **state)
+{
+    (void)state;
+    char path[512];
+    test_path(path, sizeof path, "past.session");
+    sala_model *model = open_shape(&shapes[2], 4);
+    sala_rng r;
+    sala_rng_seed(&r, 3);
+    int32_t ids[300];
+    /* Rolled back to before the chunk, to its first token, into it; then as far as before, or further, with others. */
+    static const int64_t back[] = {100, 191, 192, 193, 199};
+    for (size_t i = 0; i < SALA_ARRAY_LEN(back); i++) {
+        for (int further = 0; further < 2; further++) {
+            const int n = further ? 260 : 200;
+            make_ids(&r, ids, 300);
+            sala_session *s = new_session(model, SALA_KV_F16);
+            must_feed(s, ids, 200, NULL);
+            must_save(s, path);
+            assert_int_equal(sala_session_rollback(s, back[i], NULL), SALA_OK);
+            make_ids(&r, ids + back[i], n - (int)back[i]);
+            must_feed(s, ids + back[i], n - (int)back[i], NULL);
+            must_save(s, path);
+            sala_session_close(s);
+            s = must_restore(model, path, false);
+            assert_genuine(s, ids, n);
+            assert_int_equal(sala_session_rollback(s, n - 50, NULL), SALA_OK);
+            assert_genuine(s, ids, n - 50);
+            sala_session_close(s);
+            unlink(path);
+        }
+    }
+    sala_model_close(model);
+}
+
 /* ---- refusals ---- */
 
 static void assert_refused(sala_model *model, const char *path, sala_status want, const char *words)
@@ -634,19 +669,24 @@ static void damaged_mark(void **state)
     fseek(file, (long)where + 3, SEEK_SET);
     fputc(page[3] ^ 0x10, file);
     fclose(file);
-    s = must_restore(model, path, false);
-    float logits[N_VOCAB];
-    sala_error err;
-    must_feed(s, ids, 1, logits); /* the present state is in order */
-    const sala_status st = sala_session_rollback(s, 270, &err);
-    if (st == SALA_OK) { /* nothing had to be run again, so nothing was used yet */
-        assert_int_equal(sala_prefill(s, ids, 1, 0, logits, NULL, NULL, &err), SALA_E_CORRUPT);
-    } else {
-        assert_int_equal(st, SALA_E_CORRUPT);
-        assert_int_equal(sala_session_length(s), 601);
+    /* To the mark itself, nothing is run again; to 270, the chunk behind it; to 330, a new state is made from it. */
+    static const int64_t back[] = {256, 270, 330};
+    for (size_t i = 0; i < SALA_ARRAY_LEN(back); i++) {
+        float logits[N_VOCAB];
+        sala_error err;
+        s = must_restore(model, path, false);
+        must_feed(s, ids, 1, logits); /* the present state is in order */
+        const sala_status st = sala_session_rollback(s, back[i], &err);
+        if (i > 0) {
+            assert_int_equal(st, SALA_E_CORRUPT);
+            assert_int_equal(sala_session_length(s), 601);
+        } else {
+            assert_int_equal(st, SALA_OK);
+            assert_int_equal(sala_prefill(s, ids, 1, 0, logits, NULL, NULL, &err), SALA_E_CORRUPT);
+        }
+        assert_non_null(strstr(err.message, "damaged"));
+        sala_session_close(s);
     }
-    assert_non_null(strstr(err.message, "damaged"));
-    sala_session_close(s);
     free(page);
     free(all);
     sala_model_close(model);
@@ -710,9 +750,15 @@ static void each_failure(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(round_trips),          cmocka_unit_test(random_programs), cmocka_unit_test(only_what_is_new),
-        cmocka_unit_test(states_to_go_back_to), cmocka_unit_test(refusals),        cmocka_unit_test(damaged_pages),
-        cmocka_unit_test(damaged_mark),         cmocka_unit_test(each_failure),
+        cmocka_unit_test(round_trips),
+        cmocka_unit_test(random_programs),
+        cmocka_unit_test(only_what_is_new),
+        cmocka_unit_test(states_to_go_back_to),
+        cmocka_unit_test(states_of_another_past),
+        cmocka_unit_test(refusals),
+        cmocka_unit_test(damaged_pages),
+        cmocka_unit_test(damaged_mark),
+        cmocka_unit_test(each_failure),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
