@@ -79,6 +79,11 @@ bench-peers: setup ## the same next to llama.cpp, alternating, with ratios and a
 	@$(call build_preset,release,sala)
 	@bench/peers/run.sh
 
+.PHONY: bench-depth
+bench-depth: setup ## speed and memory from 0 to a million tokens, random weights (12 GB of disk, 24 GB of memory)
+	@$(call build_preset,release,sala)
+	@bench/depth/run.sh
+
 # ---- the rest --------------------------------------------------------------------------------------------------------
 
 .PHONY: install
