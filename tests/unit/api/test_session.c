@@ -407,6 +407,69 @@ static void states_of_another_past(void **state)
     sala_model_close(model);
 }
 
+/* ---- a fork on another thread ---- */
+
+typedef struct beside {
+    sala_session *fork;
+    const int32_t *ids;
+} beside;
+
+static void *run_beside(void *user)
+{
+    const beside *b = user;
+    for (int i = 0; i < 20; i++) {
+        float logits[N_VOCAB];
+        sala_session *s;
+        if (sala_session_fork(&s, b->fork, NULL) != SALA_OK ||
+            sala_prefill(s, b->ids, 5, 0, logits, NULL, NULL, NULL) != SALA_OK)
+            return user;
+        sala_session_close(s);
+    }
+    return NULL;
+}
+
+/* Pages in the map are used, and checked for the first time, by a fork while their session is saved again and again. */
+static void forks_beside_saves(void **state)
+{
+    (void)state;
+    char path[512];
+    test_path(path, sizeof path, "beside.session");
+    sala_model *model = open_shape(&shapes[HYBRID], 4);
+    sala_rng r;
+    sala_rng_seed(&r, 6);
+    int32_t ids[N_MAX];
+    make_ids(&r, ids, N_MAX);
+    sala_session *s = new_session(model, SALA_KV_F16);
+    must_feed(s, ids, 350, NULL);
+    must_save(s, path);
+    sala_session_close(s);
+    s = must_restore(model, path, false);
+    beside b = {.ids = ids};
+    assert_int_equal(sala_session_fork(&b.fork, s, NULL), SALA_OK);
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, run_beside, &b), 0);
+    for (int n = 350; n < 600; n += 10) {
+        must_feed(s, ids + n, 10, NULL);
+        must_save(s, path);
+    }
+    void *wrong;
+    assert_int_equal(pthread_join(thread, &wrong), 0);
+    assert_null(wrong);
+    assert_genuine(b.fork, ids, 350);
+    assert_genuine(s, ids, 600);
+    /* The fork keeps the file locked beyond its session, since it lives on the file's pages. */
+    sala_session_close(s);
+    sala_session *t;
+    assert_int_equal(sala_session_restore(&t, model, path, NULL, NULL), SALA_E_STATE);
+    assert_genuine(b.fork, ids, 350);
+    sala_session_close(b.fork);
+    s = must_restore(model, path, false);
+    assert_genuine(s, ids, 600);
+    sala_session_close(s);
+    sala_model_close(model);
+    unlink(path);
+}
+
 /* ---- refusals ---- */
 
 static void assert_refused(sala_model *model, const char *path, sala_status want, const char *words)
@@ -755,6 +818,7 @@ int main(void)
         cmocka_unit_test(only_what_is_new),
         cmocka_unit_test(states_to_go_back_to),
         cmocka_unit_test(states_of_another_past),
+        cmocka_unit_test(forks_beside_saves),
         cmocka_unit_test(refusals),
         cmocka_unit_test(damaged_pages),
         cmocka_unit_test(damaged_mark),
