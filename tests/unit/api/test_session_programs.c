@@ -544,8 +544,32 @@ static void random_programs_ref(void **state)
     tell();
 }
 
+/* Sessions that cannot share a call; whoever is refused is as it was. */
+static void refused(void **state)
+{
+    (void)state;
+    world w = {.m = &models[0], .model = open_model(&models[0], "auto", 1), .params = {.max_tokens = 50}};
+    sala_model *other = open_model(&models[1], "auto", 1);
+    sala_session *s[2] = {new_session(&w), NULL};
+    const sala_row rows[] = {{1, 0, false}, {2, 1, false}, {3, 0, false}};
+    sala_error err;
+    w.params.kv = SALA_KV_Q8_0;
+    s[1] = new_session(&w);
+    assert_int_equal(sala_forward(w.model, s, 2, rows, 3, NULL, &err), SALA_E_INVALID); /* caches of two types */
+    assert_int_equal(sala_forward(other, s, 1, rows, 1, NULL, &err), SALA_E_INVALID);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(sala_session_length(s[i]), 0);
+        assert_int_equal(sala_forward(w.model, &s[i], 1, rows, 1, NULL, &err), SALA_OK);
+        assert_int_equal(sala_session_length(s[i]), 1);
+        sala_session_close(s[i]);
+    }
+    sala_model_close(other);
+    sala_model_close(w.model);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(random_programs), cmocka_unit_test(random_programs_ref)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(random_programs), cmocka_unit_test(random_programs_ref),
+                                       cmocka_unit_test(refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
