@@ -419,7 +419,7 @@ static void random_program(world *w, int n_steps)
     n_programs++;
     w->last = NULL;
     for (int f = 0; f < N_FILES; f++) {
-        char name[16];
+        char name[32];
         snprintf(name, sizeof name, "%d.session", f);
         test_path(w->file[f].path, sizeof w->file[f].path, name);
         w->file[f].at = -1;
