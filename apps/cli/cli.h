@@ -32,7 +32,7 @@ enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_MISUSED = 2 };
     X(pull, "NAME", 0, 1, "bring a model of the catalogue into the cache")                                             \
     X(list, "", 0, 0, "models that are on this machine or can be pulled")                                              \
     X(rm, "NAME...", 1, 64, "remove models from the cache")                                                            \
-    X(bench, "MODEL", 0, 1, "measure speed at chosen depths")                                                          \
+    X(bench, "MODEL...", 0, 8, "measure speed at chosen depths")                                                       \
     X(selftest, "", 0, 0, "check that this build computes right on this machine")                                      \
     X(help, "[COMMAND]", 0, 1, "this list, or help on one command")                                                    \
     X(version, "", 0, 0, "version, and what this CPU offers")                                                          \

@@ -115,12 +115,19 @@ static const cli_page pages[CLI_N_VERBS] = {
          "Ollama are left alone.",
          {"sala rm smollm2"}},
     [CLI_V_bench] =
-        {"Measures tokens per second: prefill of -p tokens and decoding of -n tokens, on top of each depth of -d. "
-         "Tokens "
-         "are random, one run is thrown away first, and the median of --repeat runs counts. -p, -n and -d take lists "
-         "such as 0,4K,32K.",
+        {"Measures tokens per second: prefill of -p tokens and decoding of -n tokens, on top of each depth of -d, for "
+         "one "
+         "MODEL after the other. Tokens are random, one run is thrown away first, and the median of --repeat runs "
+         "counts. "
+         "-p, -n and -d take lists such as 0,4K,32K.\n\nA session is filled to its depth directly, with random content "
+         "of "
+         "the right shape and size, so that a depth of a million tokens takes seconds and not hours; --prefill-depth "
+         "reads random tokens instead. A depth that does not fit into memory is left out, with the numbers. 'session' "
+         "is "
+         "what the session holds, 'peak memory' the whole process with its weights.",
          {"sala bench smollm2", "sala bench smollm2 -p 512 -n 128 -d 0,4K -t 2 --json",
-          "sala bench model.gguf -p 0 -n 32 -d 32K"}},
+          "sala bench a.gguf b.gguf -d 0,4K,32K,256K,1M --kv q8_0 --plot speed.svg",
+          "sala bench model.gguf -p 0 -n 32 -d 32K --prefill-depth"}},
     [CLI_V_selftest] =
         {"Compares the kernels that this CPU uses with the reference ones, and takes a tiny random model "
          "through the whole path: file, tokenizer, template, prefill in chunks, decoding, rollback. Exit "
