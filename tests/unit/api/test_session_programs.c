@@ -7,6 +7,7 @@
 #include "sala.h"
 #include "unit/model/tiny.h"
 
+#include <pthread.h>
 #include <unistd.h>
 
 enum { N_VOCAB = 40, N_BOOKS = 6, BOOK = 640, MAX_TOKENS = 660, N_SESSIONS = 5, N_FILES = 3 };
@@ -544,6 +545,97 @@ static void random_programs_ref(void **state)
     tell();
 }
 
+/* ---- threads ---- */
+
+enum { N_THREADS = 3 };
+
+typedef struct thread_job {
+    sala_session *s; /* a fork of a session that others have forks of, too */
+    int64_t at;
+    uint64_t seed;
+    int done;
+    char failed[200]; /* asserts are for the main thread */
+} thread_job;
+
+/* Every thread reads a book of its own from where they all stood, back and forth. */
+static void *thread_main(void *user)
+{
+    thread_job *job = user;
+    sala_rng mine;
+    sala_error err = {0};
+    float logits[N_VOCAB];
+    const int b = (int)(job->seed % N_BOOKS);
+    sala_rng_seed(&mine, job->seed);
+    for (; job->done < 60; job->done++) {
+        int64_t n = sala_min_i64(BOOK - job->at, 1 + (int64_t)(sala_rng_next(&mine) % 40));
+        sala_status st = SALA_OK;
+        if (sala_rng_next(&mine) % 3 == 0 || n == 0) {
+            job->at = (int64_t)(sala_rng_next(&mine) % (uint64_t)(job->at + 1));
+            st = sala_session_rollback(job->s, job->at, &err);
+        } else {
+            st = sala_prefill(job->s, book[b] + job->at, (size_t)n, 7, logits, NULL, NULL, &err);
+            job->at += n;
+            if (st == SALA_OK && memcmp(logits, answer[b][job->at - 1], sizeof logits) != 0)
+                st = sala_fail(&err, SALA_E_NUMERIC, "book %d, token %lld: other logits", b, (long long)job->at - 1);
+        }
+        sala_session *fork = NULL;
+        if (st == SALA_OK && sala_rng_next(&mine) % 3 == 0 &&
+            (st = sala_session_fork(&fork, job->s, &err)) == SALA_OK) {
+            if (sala_rng_next(&mine) % 2) {
+                sala_session *const t = job->s;
+                job->s = fork;
+                fork = t;
+            }
+            sala_session_close(fork);
+        }
+        if (st != SALA_OK) {
+            snprintf(job->failed, sizeof job->failed, "%.190s", err.message);
+            break;
+        }
+    }
+    return NULL;
+}
+
+/* A session of a file is forked, and every fork goes to a thread: pages are shared, sessions are not. */
+static void threads(void **state)
+{
+    (void)state;
+    sala_rng_seed(&rng, test_seed(8));
+    for (size_t i = 0; i < 5; i += 4) {
+        world w = {.m = &models[i], .model = open_model(&models[i], "auto", 2), .params = {.max_tokens = MAX_TOKENS}};
+        write_books();
+        for (int b = 1; b < N_BOOKS; b++)
+            memcpy(book[b], book[0], 200 * sizeof **book);
+        write_answers(&w);
+        char path[512];
+        test_path(path, sizeof path, "threads.session");
+        sala_session *s = new_session(&w);
+        assert_int_equal(sala_prefill(s, book[0], 200, 0, NULL, NULL, NULL, NULL), SALA_OK);
+        assert_int_equal(sala_session_save(s, path, NULL), SALA_OK);
+        sala_session_close(s);
+        assert_int_equal(
+            sala_session_restore(&s, w.model, path, &(sala_restore_params){.max_tokens = MAX_TOKENS}, NULL), SALA_OK);
+        pthread_t thread[N_THREADS];
+        thread_job job[N_THREADS];
+        for (int t = 0; t < N_THREADS; t++) {
+            job[t] = (thread_job){.at = 200, .seed = sala_rng_next(&rng)};
+            assert_int_equal(sala_session_fork(&job[t].s, s, NULL), SALA_OK);
+        }
+        sala_session_close(s);
+        for (int t = 0; t < N_THREADS; t++)
+            assert_int_equal(pthread_create(&thread[t], NULL, thread_main, &job[t]), 0);
+        for (int t = 0; t < N_THREADS; t++) {
+            assert_int_equal(pthread_join(thread[t], NULL), 0);
+            sala_session_close(job[t].s);
+        }
+        for (int t = 0; t < N_THREADS; t++)
+            if (job[t].failed[0])
+                fail_msg("thread %d, step %d: %s", t, job[t].done, job[t].failed);
+        unlink(path);
+        sala_model_close(w.model);
+    }
+}
+
 /* Sessions that cannot share a call; whoever is refused is as it was. */
 static void refused(void **state)
 {
@@ -570,6 +662,6 @@ static void refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(random_programs), cmocka_unit_test(random_programs_ref),
-                                       cmocka_unit_test(refused)};
+                                       cmocka_unit_test(threads), cmocka_unit_test(refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
