@@ -107,7 +107,7 @@ struct cli_options {
     int64_t repeat;
     bool real_prefill;
 
-    const char *session;
+    const char *session, *attention;
     int64_t save_every;
     bool append, keep, show_text;
 

@@ -3,6 +3,7 @@
  */
 #include "cli.h"
 
+#include "attention_map.h"
 #include "format/safetensors.h"
 #include "inspect.h"
 #include "model/net.h"
@@ -496,6 +497,8 @@ static bool inspect_config(json_t *report, const char *path, const cli_options *
 
 int cli_cmd_inspect(const cli_options *o)
 {
+    if (o->attention)
+        return cli_attention_map(o);
     cli_vocab v;
     sala_error err = {0};
     int rc = cli_vocab_open(&v, o, false, true);

@@ -52,8 +52,11 @@ static const cli_page pages[CLI_N_VERBS] = {
           "sala ppl smollm2 wiki.txt --all --kernels ref"}},
     [CLI_V_inspect] =
         {"Shows what a file or directory is without loading weights: architecture, shapes, types, tokenizer, chat "
-         "template, and the memory that it takes at a given context (-c).\n\n" MODEL_WORDS,
-         {"sala inspect smollm2", "sala inspect model.gguf -c 32K --kv f32", "sala inspect DIR --tensors --json"}},
+         "template, and the memory that it takes at a given context (-c).\n\nWith --attention it shows which blocks of "
+         "a "
+         "session the tokens of a question select, in the layers that select any.\n\n" MODEL_WORDS,
+         {"sala inspect smollm2", "sala inspect model.gguf -c 32K --kv f32", "sala inspect DIR --tensors --json",
+          "sala inspect --attention book.sala -p 'Who is the narrator?' --plot where.svg"}},
     [CLI_V_convert] =
         {"Writes a Hugging Face directory (config.json, safetensors, tokenizer, chat template) as one GGUF file that "
          "llama.cpp and Ollama read too. Weights are streamed; memory stays small.",
