@@ -4,6 +4,7 @@
 #include "model/net.h"
 
 #include "base/json.h"
+#include "kernels/kernels.h"
 #include "unit/model/tiny.h"
 
 #include <math.h>
@@ -234,6 +235,20 @@ static void invariance_fast(void **state)
         check_model(&hybrids[i], "auto", SALA_F16);
 }
 
+/* What runs on smaller machines than this one. */
+static void invariance_families(void **state)
+{
+    (void)state;
+    for (const char *const *name = sala_kernels_families(); *name; name++) {
+        sala_backend *be;
+        if (strcmp(*name, "ref") == 0 || sala_backend_cpu_open(&be, *name, 1, false, NULL) != SALA_OK)
+            continue;
+        be->ops->close(be);
+        for (size_t i = 0; i < SALA_ARRAY_LEN(hybrids); i++)
+            check_model(&hybrids[i], *name, i % 2 ? SALA_Q8_0 : SALA_F16);
+    }
+}
+
 static void invariance_quantised(void **state)
 {
     (void)state;
@@ -363,9 +378,9 @@ static void slopes(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(invariance_ref), cmocka_unit_test(invariance_fast), cmocka_unit_test(invariance_quantised),
-        cmocka_unit_test(long_context),   cmocka_unit_test(long_calls),      cmocka_unit_test(not_finite),
-        cmocka_unit_test(slopes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(invariance_ref),      cmocka_unit_test(invariance_fast),
+                                       cmocka_unit_test(invariance_families), cmocka_unit_test(invariance_quantised),
+                                       cmocka_unit_test(long_context),        cmocka_unit_test(long_calls),
+                                       cmocka_unit_test(not_finite),          cmocka_unit_test(slopes)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
