@@ -218,6 +218,15 @@ static uint32_t blocks_seen(const attn_job *job, const tile *t, const workspace 
     return bits;
 }
 
+/* The block that the first row will see after this split, as far as its selection tells; -1: unknown. Selected blocks
+ * lie far apart, and nothing but this hint has them on their way in time. */
+static int64_t block_after(const attn_job *job, const tile *t, const workspace *w)
+{
+    int n;
+    const int32_t *list = selection_of(job, t, 0, &n);
+    return list && w->at[0] < n ? list[w->at[0]] * block_size(job) / SALA_KV_BLOCK : -1;
+}
+
 /* ---- one split ---- */
 
 /* The block for the tile's rows [r0, r1), which all see it from its first key on. */
@@ -276,7 +285,8 @@ static bool run_split(const attn_job *job, const tile *t, const workspace *w, in
         const int bit = __builtin_ctz(all);
         all &= all - 1;
         const int64_t block = split * BLOCKS_OF_SPLIT + bit, key = block * SALA_KV_BLOCK;
-        const uint8_t *next = all ? keys_of(job, t, split * BLOCKS_OF_SPLIT + __builtin_ctz(all)) : NULL;
+        const int64_t after = all ? split * BLOCKS_OF_SPLIT + __builtin_ctz(all) : block_after(job, t, w);
+        const uint8_t *next = after >= 0 ? keys_of(job, t, after) : NULL;
         first_use(t, block);
         for (int r = 0; r < t->n_rows;) {
             if (!(w->seen[r] >> bit & 1)) {
@@ -447,6 +457,17 @@ static void gather_task(void *user, int task, int worker)
     store_output(job, &t, w.l, w.acc);
 }
 
+/* Whether no row of the batch sees more than its selection. */
+static bool all_select(const sala_attn_args *a)
+{
+    if (!a->selection)
+        return false;
+    for (int64_t i = 0; i < a->n_rows * a->kv.n_kv_heads; i++)
+        if (a->selection->list[i * (1 + (int64_t)a->selection->most)] < 0)
+            return false;
+    return true;
+}
+
 void sala_cpu_attention(sala_backend *be, const sala_attn_args *a)
 {
     sala_cpu *cpu = sala_cpu_of(be);
@@ -468,7 +489,9 @@ void sala_cpu_attention(sala_backend *be, const sala_attn_args *a)
     job.partial_stride = (size_t)(job.rows_per_tile * job.group) * (size_t)(a->kv.head_dim + 2);
     if (a->n_seqs == a->n_rows) /* one row each: rows are no wider than one group */
         job.partial_stride = (size_t)job.group * (size_t)(a->kv.head_dim + 2);
-    const bool split = job.n_splits > 1 && n_tasks < 4 * cpu->n_workers &&
+    /* Rows that select have little to do each: whole tiles serve them better when there is one for every thread. */
+    const int64_t enough = all_select(a) ? cpu->n_workers : 4 * cpu->n_workers;
+    const bool split = job.n_splits > 1 && n_tasks < enough &&
                        (size_t)(n_tasks * job.n_splits) * job.partial_stride <= cpu->partial_floats;
     if (gather) {
         sala_pool_run(cpu->pool, (int)n_tasks, gather_task, &job);

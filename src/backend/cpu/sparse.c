@@ -373,6 +373,22 @@ static int n_forced(const select_job *job)
     return job->a->init_blocks + job->a->window_blocks + 1;
 }
 
+static inline float larger(float a, float b)
+{
+    return a > b ? a : b;
+}
+
+/* A page with the constants that models use: four rows begin in a block, and the last of them reaches into the next. */
+static void pool_page(float *pooled, const float *mass)
+{
+    for (int b = 0; b < PAGE / 4; b++) {
+        const float *m = mass + 4 * b;
+        pooled[b] = larger(pooled[b], larger(larger(m[0], m[1]), larger(m[2], m[3])));
+    }
+    for (int b = 0; b < PAGE / 4; b++)
+        pooled[b + 1] = larger(pooled[b + 1], mass[4 * b + 3]);
+}
+
 /* Offers the blocks [begin, end) that are not forced: the score of a block is the largest mass of a row that shares a
  * token with it. */
 static void run_range(const select_job *job, const tile *t, const workspace *w, const float *lse, int64_t begin,
@@ -402,12 +418,18 @@ static void run_range(const select_job *job, const tile *t, const workspace *w, 
             b0[j] = (int32_t)(sala_max_i64(begin, token / size) - begin);
             b1[j] = (int32_t)(sala_min_i64(end - 1, (token + rows->kernel - 1) / size) - begin);
         }
+        const bool whole = rows->kernel == 2 * rows->stride && size == 4 * rows->stride && j1 - j0 == PAGE &&
+                           page * PAGE / 4 >= begin && (page + 1) * PAGE / 4 < end;
         for (int r = 0; r < t->n_rows; r++) {
             const float *mass = w->mass + r * PAGE;
             float *pooled = w->pooled + r * width;
+            if (whole) {
+                pool_page(pooled + b0[0], mass);
+                continue;
+            }
             for (int j = j0; j < j1; j++)
                 for (int32_t b = b0[j]; b <= b1[j]; b++)
-                    pooled[b] = mass[j] > pooled[b] ? mass[j] : pooled[b];
+                    pooled[b] = larger(mass[j], pooled[b]);
         }
     }
     for (int r = 0; r < t->n_rows; r++) {
