@@ -176,8 +176,8 @@ SALA_API uint64_t sala_session_bytes_at(const sala_model *model, sala_kv_type kv
 /* *out continues from the same tokens; the two share memory until they differ. */
 SALA_API sala_status sala_session_fork(sala_session **out, const sala_session *session, sala_error *err);
 /* Forgets all but the first n_keep tokens. Linear-attention states cannot be run backwards: where the last one kept
- * lies before n_keep, the tokens between are run through the model again (fewer than twice what is forgotten, or 256);
- * the result is the same bit for bit. On failure the session is as it was. */
+ * lies before n_keep, the tokens between are run through the model again (fewer than twice what is forgotten, or 512;
+ * maybe more in a restored session); the result is the same bit for bit. On failure the session is as it was. */
 SALA_API sala_status sala_session_rollback(sala_session *session, int64_t n_keep, sala_error *err);
 
 /* ---- sessions on disk ------------------------------------------------------------------------------------------ */

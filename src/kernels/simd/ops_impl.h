@@ -1,5 +1,6 @@
-/* Element-wise kernels and reductions for any register width, and the rest of the table behind them. The includer has included a lanes_*.h and
- * defines OPS_FILL (the function that puts these into the table) and Q_TILE (queries of a register tile, 3 or 6). */
+/* Element-wise kernels and reductions for any register width, and the rest of the table behind them. The includer has
+ * included a lanes_*.h and defines OPS_FILL (the function that puts these into the table) and Q_TILE (queries of a
+ * register tile, 3 or 6). */
 #include "kernels/families.h"
 
 #include <math.h>
