@@ -50,7 +50,7 @@ const cli_opt cli_opts[] = {
     {FORWARD | V(read), false, CLI_G_MODEL, 0, "longrope", "", CLI_CHOICE, F(longrope), "RULE", "length", 0, 0, "length|config",
      "long factors when the tokens planned exceed the original context (length), or as config.json's maximum says (config)"},
     {FORWARD | V(read), false, CLI_G_MODEL, 0, "sparse", "", CLI_TEXT, F(sparse), "SETTINGS", "(as the model says)", 0, 0, NULL,
-     "sparse attention in the softmax layers: on, off, or topk=64,window=2048,dense-len=8192,block=64,init=1,kernel=32,stride=16,nope=0"},
+     "sparse attention in the softmax layers: on, off, or settings joined by commas: topk=64 window=2048 dense-len=8192 block=64 init=1 kernel=32 stride=16 nope=0"},
     {V(run) | V(bench) | V(read), false, CLI_G_MODEL, 0, "dense-switch", "", CLI_CHOICE, F(dense_switch), "RULE", "position", 0, 0, "position|prompt",
      "who sees everything before dense-len: each token by its own position, or all by the length that is planned"},
     {V(logits) | V(ppl), false, CLI_G_MODEL, 0, "dense-switch", "", CLI_CHOICE, F(dense_switch), "RULE", "prompt", 0, 0, "position|prompt",

@@ -16,6 +16,9 @@ Short help fits a screen; complete help has defaults and examples.
     convert      Hugging Face directory to GGUF
     quantize     store weights in fewer bits
     export       GGUF to Hugging Face directory (safetensors)
+    random       a model of random weights in a given shape
+    read         read a document into a session, once for many questions
+    ask          answer questions about what was read
     pull         bring a model of the catalogue into the cache
     list         models that are on this machine or can be pulled
     rm           remove models from the cache
@@ -87,7 +90,7 @@ Short help fits a screen; complete help has defaults and examples.
         --kernels NAME        kernel family: auto, ref, or one that 'sala version'
                               lists; ref computes and stores everything in f32
                               [auto]
-        --kv f16|f32          how keys and values are stored [f16; f32 with
+        --kv f16|f32|q8_0|q4  how keys and values are stored [f16; f32 with
                               --kernels ref] (also --cache-type)
         --chunk N             tokens that go through the model at once while
                               reading the prompt [512] (also --batch-size,
@@ -96,6 +99,14 @@ Short help fits a screen; complete help has defaults and examples.
                               long factors when the tokens planned exceed the
                               original context (length), or as config.json's
                               maximum says (config) [length]
+        --sparse SETTINGS     sparse attention in the softmax layers: on, off, or
+                              settings joined by commas: topk=64 window=2048
+                              dense-len=8192 block=64 init=1 kernel=32 stride=16
+                              nope=0 [as the model says]
+        --dense-switch position|prompt
+                              who sees everything before dense-len: each token by
+                              its own position, or all by the length that is
+                              planned [position]
         --no-pack             use weights as they lie in the file, even where
                               rearranging them would be faster (also --no-repack)
   
@@ -231,12 +242,19 @@ Short help fits a screen; complete help has defaults and examples.
     -h                        short help
         --help                complete help with defaults and examples
   $ sala bench --help
-  usage: sala bench MODEL [OPTIONS]
+  usage: sala bench MODEL... [OPTIONS]
   measure speed at chosen depths
   
   Measures tokens per second: prefill of -p tokens and decoding of -n tokens, on
-  top of each depth of -d. Tokens are random, one run is thrown away first, and
-  the median of --repeat runs counts. -p, -n and -d take lists such as 0,4K,32K.
+  top of each depth of -d, for one MODEL after the other. Tokens are random, one
+  run is thrown away first, and the median of --repeat runs counts. -p, -n and -d
+  take lists such as 0,4K,32K.
+  
+  A session is filled to its depth directly, with random content of the right
+  shape and size, so that a depth of a million tokens takes seconds and not hours;
+  --prefill-depth reads random tokens instead. A depth that does not fit into
+  memory is left out, with the numbers. 'session' is what the session holds, 'peak
+  memory' the whole process with its weights.
   
   Model:
     -m, --model MODEL         path of a GGUF file or directory, or a name that
@@ -245,7 +263,7 @@ Short help fits a screen; complete help has defaults and examples.
         --kernels NAME        kernel family: auto, ref, or one that 'sala version'
                               lists; ref computes and stores everything in f32
                               [auto]
-        --kv f16|f32          how keys and values are stored [f16; f32 with
+        --kv f16|f32|q8_0|q4  how keys and values are stored [f16; f32 with
                               --kernels ref] (also --cache-type)
         --chunk N             tokens that go through the model at once while
                               reading the prompt [512] (also --batch-size,
@@ -254,6 +272,14 @@ Short help fits a screen; complete help has defaults and examples.
                               long factors when the tokens planned exceed the
                               original context (length), or as config.json's
                               maximum says (config) [length]
+        --sparse SETTINGS     sparse attention in the softmax layers: on, off, or
+                              settings joined by commas: topk=64 window=2048
+                              dense-len=8192 block=64 init=1 kernel=32 stride=16
+                              nope=0 [as the model says]
+        --dense-switch position|prompt
+                              who sees everything before dense-len: each token by
+                              its own position, or all by the length that is
+                              planned [position]
         --no-pack             use weights as they lie in the file, even where
                               rearranging them would be faster (also --no-repack)
   
@@ -264,6 +290,10 @@ Short help fits a screen; complete help has defaults and examples.
                               --n-predict)
     -d, --depth LIST          tokens already held when measuring starts, e.g.
                               0,4K,32K [0] (also --n-depth)
+        --prefill-depth       reach a depth by reading random tokens, not by
+                              filling the session with random content
+        --plot FILE.svg       draw speed and memory against depth, a line for each
+                              model
     -r, --repeat N            times each row is measured; the median counts [3]
                               (also --repetitions)
   
@@ -277,7 +307,8 @@ Short help fits a screen; complete help has defaults and examples.
   Examples:
     sala bench smollm2
     sala bench smollm2 -p 512 -n 128 -d 0,4K -t 2 --json
-    sala bench model.gguf -p 0 -n 32 -d 32K
+    sala bench a.gguf b.gguf -d 0,4K,32K,256K,1M --kv q8_0 --plot speed.svg
+    sala bench model.gguf -p 0 -n 32 -d 32K --prefill-depth
   
   Exit code: 0 done, 1 failed, 2 misused.
   $ sala quantize -h
@@ -305,10 +336,13 @@ Short help fits a screen; complete help has defaults and examples.
 The manual page and the completion come from the same tables.
 
   $ sala help --man | grep -c '^\.SH "SALA '
-  18
+  21
   $ sala help --man | grep -A1 'top\\-k'
   Sampling goes in the order: logit bias, penalties, top\-k, typical, top\-p, min\-p, temperature, draw. Defaults are those that come with the model (generation_config.json or the GGUF\(aqs general.sampling keys).
   .TP
+  --
+  \fB\-\-top\-k\fR \fIK\fR
+  draw from the K most probable tokens; 0: off [the model\(aqs, else 40]
   --
   \fB\-\-top\-k\fR \fIK\fR
   draw from the K most probable tokens; 0: off [the model\(aqs, else 40]

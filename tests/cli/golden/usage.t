@@ -16,6 +16,9 @@ Misuse names the option, the value and what is allowed, and exits with 2.
     convert      Hugging Face directory to GGUF
     quantize     store weights in fewer bits
     export       GGUF to Hugging Face directory (safetensors)
+    random       a model of random weights in a given shape
+    read         read a document into a session, once for many questions
+    ask          answer questions about what was read
     pull         bring a model of the catalogue into the cache
     list         models that are on this machine or can be pulled
     rm           remove models from the cache
@@ -93,7 +96,7 @@ Misuse names the option, the value and what is allowed, and exits with 2.
   See 'sala run -h'.
   [2]
   $ sala run $MODEL --kv q8
-  sala run: --kv: 'q8' is not one of f16, f32
+  sala run: --kv: 'q8' is not one of f16, f32, q8_0, q4
   See 'sala run -h'.
   [2]
   $ sala run $MODEL --raw=yes
@@ -198,7 +201,7 @@ Spelling: '_' for '-', values behind '=' or right behind a letter, negative numb
   See 'sala run -h'.
   [2]
   $ sala run $MODEL -n-1 --kv=x
-  sala run: --kv: 'x' is not one of f16, f32
+  sala run: --kv: 'x' is not one of f16, f32, q8_0, q4
   See 'sala run -h'.
   [2]
   $ sala run $MODEL --predict -7
