@@ -360,6 +360,8 @@ sala_status sala_prefill(sala_session *s, const int32_t *ids, size_t n_ids, int 
 {
     if (chunk <= 0)
         chunk = 512;
+    if ((size_t)chunk > n_ids)
+        chunk = (int)n_ids + (n_ids == 0);
     if (n_ids > (size_t)(s->max_tokens - s->line.state.length))
         return sala_fail(err, SALA_E_LIMIT, "%zu tokens do not fit: the session holds %lld and its limit is %lld",
                          n_ids, (long long)s->line.state.length, (long long)s->max_tokens);

@@ -46,57 +46,39 @@ static void drop_marks(sala_linear_mark *marks, int *n, int keep)
 }
 
 /* A page of states, or of pending rows, whose content is whatever it was. */
-static sala_page *take(sala_page **spares, size_t bytes)
+static sala_page *take(sala_page **spare, size_t bytes)
 {
-    for (int i = 0; i < SALA_LINEAR_SPARES; i++) {
-        sala_page *page = spares[i];
-        if (page) {
-            spares[i] = NULL;
-            return page;
-        }
-    }
-    return sala_page_new(bytes);
+    sala_page *page = *spare;
+    *spare = NULL;
+    return page ? page : sala_page_new(bytes);
 }
 
 static sala_page *take_state(sala_linear *s)
 {
-    return take(s->spare_state, state_page_bytes(&s->layout));
+    return take(&s->spare_state, state_page_bytes(&s->layout));
 }
 
 /* Zeroed, so that what is saved of a session follows from its tokens alone. */
 static sala_page *take_pending(sala_linear *s)
 {
-    sala_page *page = take(s->spare_pending, pending_page_bytes(&s->layout));
+    sala_page *page = take(&s->spare_pending, pending_page_bytes(&s->layout));
     if (page)
         memset(sala_page_data(page), 0, pending_page_bytes(&s->layout));
     return page;
 }
 
-static void leave(sala_page **spares, sala_page *page)
+static void leave(sala_page **spare, sala_page *page)
 {
-    if (page && sala_page_writable(page)) {
-        for (int i = 0; i < SALA_LINEAR_SPARES; i++) {
-            if (!spares[i]) {
-                spares[i] = page;
-                return;
-            }
-        }
-    }
-    sala_page_release(page);
-}
-
-static void drop_spares(sala_linear *s)
-{
-    for (int i = 0; i < SALA_LINEAR_SPARES; i++) {
-        sala_page_release(s->spare_state[i]);
-        sala_page_release(s->spare_pending[i]);
-        s->spare_state[i] = s->spare_pending[i] = NULL;
-    }
+    if (page && !*spare && sala_page_writable(page))
+        *spare = page;
+    else
+        sala_page_release(page);
 }
 
 void sala_linear_free(sala_linear *s)
 {
-    drop_spares(s);
+    sala_page_release(s->spare_state);
+    sala_page_release(s->spare_pending);
     sala_page_release(s->state);
     sala_page_release(s->pending);
     drop_marks(s->marks, &s->n_marks, 0);
@@ -150,7 +132,9 @@ int64_t sala_linear_rollback(sala_linear *s, int64_t n_keep)
     drop_marks(s->marks, &s->n_marks, n);
     sala_page_release(s->state);
     sala_page_release(s->pending);
-    s->state = s->pending = NULL;
+    sala_page_release(s->spare_state);
+    sala_page_release(s->spare_pending);
+    s->state = s->pending = s->spare_state = s->spare_pending = NULL;
     s->length = 0;
     if (n > 0) {
         s->state = s->marks[n - 1].page;
@@ -162,19 +146,21 @@ int64_t sala_linear_rollback(sala_linear *s, int64_t n_keep)
 
 uint64_t sala_linear_bytes(const sala_linear *s)
 {
-    return (uint64_t)state_page_bytes(&s->layout) * (uint64_t)(s->n_marks + (s->state != NULL)) +
-           (s->pending ? pending_page_bytes(&s->layout) : 0);
+    const uint64_t states = (uint64_t)s->n_marks + (s->state != NULL) + (s->spare_state != NULL);
+    const uint64_t pending = (uint64_t)(s->pending != NULL) + (s->spare_pending != NULL);
+    return states * state_page_bytes(&s->layout) + pending * pending_page_bytes(&s->layout);
 }
 
 uint64_t sala_linear_bytes_at(const sala_linear_layout *layout, int64_t n_tokens)
 {
     if (layout->n_layers == 0)
         return 0;
-    /* The current state and the one being written, and a mark for each power of two. */
-    uint64_t pages = 2, bytes;
+    /* The state of the session, two of a running pass (one is read, one is written), and a mark for each power of two.
+     */
+    uint64_t pages = 3, bytes;
     for (int64_t step = SALA_LINEAR_MARK_STEP; step <= n_tokens; step *= 2)
         pages++;
-    return sala_mul_size(&bytes, state_page_bytes(layout), pages) ? bytes + 2 * pending_page_bytes(layout) : UINT64_MAX;
+    return sala_mul_size(&bytes, state_page_bytes(layout), pages) ? bytes + 3 * pending_page_bytes(layout) : UINT64_MAX;
 }
 
 sala_status sala_linear_check(const sala_linear *s, sala_error *err)
@@ -213,7 +199,7 @@ static bool own_pending(sala_linear_run *run)
         return false;
     if (run->pending)
         memcpy(sala_page_data(page), sala_page_data(run->pending), pending_page_bytes(&run->from->layout));
-    leave(run->from->spare_pending, run->pending);
+    leave(&run->from->spare_pending, run->pending);
     run->pending = page;
     return true;
 }
@@ -244,8 +230,8 @@ static bool reserve_states(sala_linear_run *run, int64_t n)
 
 static void give_back_used(sala_linear_run *run)
 {
-    leave(run->from->spare_state, run->used[0]);
-    leave(run->from->spare_pending, run->used[1]);
+    leave(&run->from->spare_state, run->used[0]);
+    leave(&run->from->spare_pending, run->used[1]);
     run->used[0] = run->used[1] = NULL;
 }
 
@@ -335,7 +321,7 @@ void sala_linear_end(sala_linear_run *run, bool ok)
             if (sala_linear_keeps(s->marks[i].position, run->at))
                 s->marks[kept++] = s->marks[i];
             else
-                leave(s->spare_state, s->marks[i].page);
+                leave(&s->spare_state, s->marks[i].page);
         }
         s->n_marks = kept;
         sala_page *const state = s->state, *const pending = s->pending;
@@ -345,8 +331,8 @@ void sala_linear_end(sala_linear_run *run, bool ok)
         /* The run held them too if it did not leave them behind. */
         sala_page_release(state == run->state ? state : NULL);
         sala_page_release(pending == run->pending ? pending : NULL);
-        leave(s->spare_state, state == run->state ? NULL : state);
-        leave(s->spare_pending, pending == run->pending ? NULL : pending);
+        leave(&s->spare_state, state == run->state ? NULL : state);
+        leave(&s->spare_pending, pending == run->pending ? NULL : pending);
         run->state = run->pending = NULL;
     }
     sala_page_release(run->state);

@@ -17,7 +17,6 @@
 #define SALA_LINEAR_CHUNK 64
 /* States are kept at multiples of it, but see sala_linear_keeps(). */
 #define SALA_LINEAR_MARK_STEP 256
-#define SALA_LINEAR_SPARES 2
 
 typedef struct sala_linear_layout {
     int n_layers, n_heads, n_kv_heads, head_dim;
@@ -37,8 +36,8 @@ typedef struct sala_linear {
     sala_linear_mark *marks; /* ascending; not the current state */
     int n_marks, cap_marks;
     /* Pages that nobody uses any more: a pass takes and leaves one of each kind in every chunk, and memory fresh from
-     * the system is slow. */
-    sala_page *spare_state[SALA_LINEAR_SPARES], *spare_pending[SALA_LINEAR_SPARES];
+     * the system is slow. NULL: none. */
+    sala_page *spare_state, *spare_pending;
 } sala_linear;
 
 /* What one stretch of tokens of a running forward pass reads and writes; pages belong to the run. */
@@ -70,8 +69,8 @@ void sala_linear_init(sala_linear *s, const sala_linear_layout *layout);
 void sala_linear_free(sala_linear *s);
 sala_status sala_linear_fork(sala_linear *out, const sala_linear *s, sala_error *err);
 /* Whether a session of n tokens keeps the state at `position`, a multiple of a chunk below the current one: for each
- * power of two times the step, the last one or two multiples. Stepping back by x runs less than max(2 x, step) tokens
- * again. */
+ * power of two times the step, the last one or two multiples. Stepping back by x from the furthest that a session has
+ * been runs less than max(2 x, step) tokens again. */
 bool sala_linear_keeps(int64_t position, int64_t n);
 /* Steps back to the last position at or before n_keep whose state is there, and returns it. */
 int64_t sala_linear_rollback(sala_linear *s, int64_t n_keep);

@@ -435,11 +435,11 @@ static void run_range(const select_job *job, const tile *t, const workspace *w, 
     for (int r = 0; r < t->n_rows; r++) {
         const int64_t own = own_block(job, t, r);
         const int64_t from = sala_max_i64(begin, a->init_blocks), to = sala_min_i64(end, own - a->window_blocks);
-        const float *pooled = w->pooled + r * width - begin;
+        const float *pooled = w->pooled + r * width;
         best *h = &heaps[r];
         for (int64_t b = from; b < to; b++) /* blocks come in order: of two that tie the second is never better */
-            if (h->n < h->cap || (h->cap > 0 && pooled[b] > h->items[0].score))
-                offer(h, (candidate){pooled[b], (int32_t)b});
+            if (h->n < h->cap || (h->cap > 0 && pooled[b - begin] > h->items[0].score))
+                offer(h, (candidate){pooled[b - begin], (int32_t)b});
     }
 }
 
