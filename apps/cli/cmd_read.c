@@ -6,6 +6,7 @@
 #include "cli.h"
 
 #include "document.h"
+#include "format/session_file.h"
 #include "frame.h"
 #include "memory.h"
 #include "model_arg.h"
@@ -70,9 +71,20 @@ static int check_settings(const reader *r)
     return 0;
 }
 
+/* A process that was killed in its very first save leaves a file in which nothing was ever saved: as good as none. */
+static bool was_never_saved(const char *path)
+{
+    sala_session_file *f = NULL;
+    if (sala_session_file_open(&f, path, SALA_SESSION_READ, NULL) != SALA_OK)
+        return false;
+    const bool never = sala_session_file_generation(f) == 0;
+    sala_session_file_close(f);
+    return never;
+}
+
 static int look_at_session(reader *r)
 {
-    r->exists = sala_os_file_size(r->path) > 0;
+    r->exists = sala_os_file_size(r->path) > 0 && !was_never_saved(r->path);
     if (!r->exists)
         return 0;
     int rc = cli_saved_open(&r->saved, r->path);

@@ -98,7 +98,7 @@ begin() {
     "$SALA" read book.txt -m tiny.gguf --session "$1" --save-every "$2" --chunk "$3" -t 1 >/dev/null 2>err_of_reader &
     pid=$!
     for _ in $(seq 2000); do
-        [ "$(size "$1")" -le "$((before + 4096))" ] || break
+        [ "$(size "$1")" -le "$((before + 32768))" ] || break
         sleep 0.01
     done
 }
@@ -106,6 +106,12 @@ end() { # signal
     kill -"$1" $pid 2>/dev/null
     wait $pid 2>/dev/null
 }
+# Killed in its very first save, by a limit on the size of files: what it leaves is as good as no session.
+(ulimit -f 8; exec "$SALA" read note.md -m tiny.gguf --session first.sala -t 1 -q >/dev/null 2>&1)
+[ -s first.sala ] || fail "nothing was written before the limit"
+expect 1 "$SALA" ask first.sala "x"
+expect 0 "$SALA" read note.md -m tiny.gguf --session first.sala -t 1
+expect 0 "$SALA" ask first.sala "x" "${fixed[@]}" -n 2
 for _ in 1 2 3; do
     begin killed.sala 256 16
     sleep 0.1
