@@ -1,5 +1,6 @@
 #include "talk.h"
 
+#include "memory.h"
 #include "model_arg.h"
 #include "os/os.h"
 #include "ui.h"
@@ -69,11 +70,43 @@ static int settle_sampling(cli_talk *t)
     return parse_bias(t);
 }
 
+/* A context that was asked for and cannot fit is refused before the weights are read. */
+static int check_plan(const cli_options *o)
+{
+    if (o->ctx <= 0)
+        return 0;
+    char *path = NULL;
+    int rc = cli_model_path(&path, o, true);
+    if (rc)
+        return rc;
+    sala_model *vocab = NULL;
+    const sala_model_params params = {.vocab_only = true, .sparse = o->sparse};
+    if (sala_model_open(&vocab, path, &params, NULL) == SALA_OK) { /* the real opening will say what is wrong */
+        char tokens[32], words[400];
+        cli_memory m;
+        rc = cli_memory_plan(&m, vocab, cli_kv_type(o), o->kernels && strcmp(o->kernels, "ref") == 0, o->ctx);
+        if (rc == 0) {
+            cli_memory_words(words, &m);
+            cli_thousands(tokens, (uint64_t)m.n_tokens);
+            if (cli_memory_fits(&m))
+                cli_say("memory for %s tokens: %s", tokens, words);
+            else
+                rc = cli_fail("a context of %s tokens cannot fit: %s; ask for less with -c%s", tokens, words,
+                              o->kv ? "" : ", or for a smaller cache with --kv q8_0 or q4");
+        }
+        sala_model_close(vocab);
+    }
+    free(path);
+    return rc;
+}
+
 int cli_talk_open(cli_talk *t, const cli_options *o)
 {
     *t = (cli_talk){.o = o, .drawn_last = -1};
     const double start = sala_os_seconds();
-    int rc = cli_model_open(&t->model, o);
+    int rc = check_plan(o);
+    if (rc == 0)
+        rc = cli_model_open(&t->model, o);
     if (rc)
         return rc;
     sala_model_get_info(t->model, &t->info);
