@@ -91,8 +91,8 @@ static int check_plan(const cli_options *o)
             if (cli_memory_fits(&m))
                 cli_say("memory for %s tokens: %s", tokens, words);
             else
-                rc = cli_fail("a context of %s tokens cannot fit: %s; ask for less with -c%s", tokens, words,
-                              o->kv ? "" : ", or for a smaller cache with --kv q8_0 or q4");
+                rc = cli_fail("a context of %s tokens cannot fit into memory: %s; ask for less with -c%s", tokens,
+                              words, o->kv ? "" : ", or for a smaller cache with --kv q8_0 or q4");
         }
         sala_model_close(vocab);
     }
