@@ -8,10 +8,10 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 sala=${SALA:-$PWD/build/release/sala}
 models=${MODELS:-build/bench/models} out=${OUT:-build/bench/depth}
-depths=${DEPTHS:-0,8K,32K,128K,256K,512K,1M}
+depths=${DEPTHS:-0,8K,32K,128K,256K,1M}
 mkdir -p "$models" "$out"
 
-# name, config, what is left out of it
+# name, config, mixers
 make_model() {
     [ -e "$models/$1.gguf" ] || "$sala" random "examples/configs/$2.json" --type q4_0 --mixers "$3" --out "$models/$1.gguf"
 }
@@ -20,5 +20,5 @@ make_model sala-0.5b minicpm-sala-0.5b config
 make_model dense-0.5b minicpm4-0.5b dense
 make_model full-9b minicpm-sala-9b dense
 
-"$sala" bench "$models"/{sala-9b,sala-0.5b,dense-0.5b,full-9b}.gguf -p 128 -n 16 -d "$depths" --repeat 3 \
+"$sala" bench "$models"/{sala-9b,sala-0.5b,dense-0.5b,full-9b}.gguf -p 64 -n 16 -d "$depths" --repeat 2 \
     ${THREADS:+-t "$THREADS"} --plot "$out/depth.svg" "$@" | tee "$out/depth.txt"
