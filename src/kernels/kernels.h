@@ -90,6 +90,10 @@ typedef void sala_rows_lse_fn(float *m, float *l, const float *q, const void *ro
 typedef void sala_rows_mass_fn(float *p, int64_t p_stride, const float *q, const float *lse, const void *rows, int n_q,
                                int group, int d, const int32_t *n_visible, float *scratch, const void *next);
 
+/* What the masses of a page's rows are worth to its blocks, with the constants that models use: four rows begin in a
+ * block, and the last of them reaches into the next. pooled [SALA_KV_BLOCK / 4 + 1] takes the larger numbers. */
+typedef void sala_rows_pool_fn(float *pooled, const float *mass);
+
 /* ---- lightning attention: one head, one chunk of up to SALA_LIGHTNING_CHUNK tokens ---- */
 
 /* Chunks start at absolute positions that are multiples of it; part of the definition of the result, as the order of
@@ -130,12 +134,16 @@ typedef struct sala_kernels {
     sala_kv_kernels kv[SALA_N_KV_KERNELS];
     sala_rows_lse_fn *rows_lse_f32, *rows_lse_f16;
     sala_rows_mass_fn *rows_mass_f32, *rows_mass_f16;
+    sala_rows_pool_fn *rows_pool;
     sala_lightning_out_fn *lightning_out;
     sala_lightning_state_fn *lightning_state;
     /* out[i] = x[i] * sigmoid(gate[i]); out may be x */
     void (*sigmoid_gate)(float *out, const float *x, const float *gate, int64_t n);
     /* Index of the largest element, the first on ties; sets *max. n > 0. A NaN anywhere gives -1. */
     int64_t (*argmax)(const float *x, int64_t n, float *max);
+    /* Indices of the k largest elements, ascending; of equal ones, those that come first. Returns their number, the
+     * smaller one of n and k; fewer when there are NaNs, whose places are anybody's guess. */
+    int64_t (*top_k)(int32_t *out, const float *x, int64_t n, int64_t k);
     /* log(sum(exp(x[i]))), stable */
     double (*log_sum_exp)(const float *x, int64_t n);
     /* True when every element is finite. */

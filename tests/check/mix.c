@@ -1,4 +1,5 @@
-/* Stage 1 of sparse attention, lightning attention and output gates of every family, against double precision.
+/* Stage 1 of sparse attention, the choice of blocks, lightning attention and output gates of every family, against
+ * double precision.
  *
  * Bounds. A score of d products is off by (d + 2) eps sum |q k|, which is a relative error of its exp, as is eps times
  * the size of the exponent. Sums add one eps a term. `ref` keeps sums in double: it may be off by a few eps of the
@@ -597,6 +598,78 @@ static void check_gate(check *c, const sala_kernels *k, int64_t n)
     check_reset();
 }
 
+/* ---- pooling and the choice of blocks ---- */
+
+static void check_pool(check *c, const sala_kernels *k)
+{
+    float *mass = random_floats(c, PAGE, 1), *pooled = random_floats(c, PAGE / 4 + 1, 1), want[PAGE / 4 + 1];
+    for (int j = 0; j < PAGE; j++)
+        mass[j] = fabsf(mass[j]);
+    for (int b = 0; b <= PAGE / 4; b++) {
+        pooled[b] = check_below(c, 3) ? fabsf(pooled[b]) : 0;
+        want[b] = pooled[b];
+        for (int j = 4 * b - 1; j < 4 * b + 4; j++)
+            if (j >= 0 && j < PAGE && mass[j] > want[b])
+                want[b] = mass[j];
+    }
+    k->rows_pool(pooled, mass);
+    if (!same(pooled, want, PAGE / 4 + 1))
+        check_fail(c, "masses of a page are pooled wrongly");
+    check_reset();
+}
+
+/* One of few numbers: many are equal, among them zeros of both signs. */
+static float coarse_number(check *c)
+{
+    static const float special[] = {0.0f, -0.0f, INFINITY, -INFINITY, FLT_MAX, FLT_MIN / 4};
+    return check_below(c, 8) ? (float)(check_below(c, 9) - 4) / 4 : special[check_below(c, 6)];
+}
+
+/* A number is among the k largest when fewer than k are larger or equal and in front. */
+static void check_top_k(check *c, const sala_kernels *k, int n, int n_top, bool coarse)
+{
+    float *x = random_floats(c, n, 1);
+    for (int i = 0; i < n; i++)
+        x[i] = coarse ? coarse_number(c) : expf(20 * x[i]);
+    int32_t *out = check_guarded((size_t)(n_top < n ? n_top : n) * sizeof *out);
+    const int64_t n_out = k->top_k(out, x, n, n_top);
+    int at = 0;
+    for (int i = 0; i < n; i++) {
+        int before = 0;
+        for (int j = 0; j < n; j++)
+            before += x[j] > x[i] || (x[j] == x[i] && j < i);
+        if (before >= n_top)
+            continue;
+        if (at >= n_out || out[at] != i)
+            check_fail(c, "the %d largest of %d: place %d is %d of %lld instead of %d", n_top, n, at,
+                       at < n_out ? out[at] : -1, (long long)n_out, i);
+        at++;
+    }
+    if (n_out != at)
+        check_fail(c, "the %d largest of %d are %lld", n_top, n, (long long)n_out);
+    for (int i = 0; i < n; i++)
+        if (!check_below(c, 4))
+            x[i] = check_below(c, 2) ? NAN : -NAN;
+    if (k->top_k(out, x, n, n_top) > (n_top < n ? n_top : n))
+        check_fail(c, "more than %d largest of %d with NaNs", n_top, n);
+    check_reset();
+}
+
+static void check_choice(check *c, const sala_kernels *k)
+{
+    for (int i = 0; i < 20; i++)
+        check_pool(c, k);
+    for (int n = 1; n < 600; n += n < 70 ? 1 : 37) {
+        check_top_k(c, k, n, 1, false);
+        check_top_k(c, k, n, 1 + check_below(c, n), false);
+        check_top_k(c, k, n, 1 + check_below(c, n), true);
+        check_top_k(c, k, n, n + check_below(c, 3), true);
+    }
+    float x = 1;
+    if (k->top_k(NULL, &x, 1, 0) != 0 || k->top_k(NULL, NULL, 0, 3) != 0)
+        check_fail(c, "the largest of nothing, or none of something, are some");
+}
+
 static bool begin(check *c, const char *what, const char *family)
 {
     static char name[64];
@@ -610,7 +683,7 @@ void check_mix(check *c)
         sala_kernels k;
         const bool is_ref = strcmp(*f, "ref") == 0;
         if (!sala_kernels_get(&k, *f, c->cpu)) {
-            c->n_skipped += 4;
+            c->n_skipped += 5;
             continue;
         }
         for (int half = 0; half < 2; half++) {
@@ -620,6 +693,10 @@ void check_mix(check *c)
                 bench_stage1(c, &k, half);
             else
                 check_stage1(c, &k, half, is_ref);
+            check_end(c);
+        }
+        if (!c->bench && begin(c, "choice", *f)) {
+            check_choice(c, &k);
             check_end(c);
         }
         if (begin(c, "lightning", *f)) {

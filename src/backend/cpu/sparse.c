@@ -125,61 +125,14 @@ void sala_cpu_compress(sala_backend *be, const sala_attn_seq *seqs, int n_seqs, 
         sala_pool_run(cpu->pool, n_seqs * kv->n_kv_heads * 2, compress_task, &job);
 }
 
-/* ---- candidates ---- */
+/* ---- stage 1 ---- */
 
-typedef struct candidate {
-    float score;
-    int32_t block;
-} candidate;
-
-/* Better: a larger score, or the lower block of two that tie. */
-static bool better(candidate a, candidate b)
-{
-    return a.score > b.score || (a.score == b.score && a.block < b.block);
-}
-
-/* The best `cap` candidates seen so far, as a heap whose root is the worst of them. */
+/* The best blocks of a row among those seen so far, in order of place. */
 typedef struct best {
-    candidate *items;
+    float *scores;
+    int32_t *blocks;
     int n, cap;
 } best;
-
-static void sift_down(best *h, int i)
-{
-    for (;;) {
-        int worst = i;
-        for (int child = 2 * i + 1; child <= 2 * i + 2 && child < h->n; child++)
-            if (better(h->items[worst], h->items[child]))
-                worst = child;
-        if (worst == i)
-            return;
-        const candidate t = h->items[i];
-        h->items[i] = h->items[worst];
-        h->items[worst] = t;
-        i = worst;
-    }
-}
-
-static void offer(best *h, candidate c)
-{
-    if (h->n == h->cap) {
-        if (h->cap == 0 || !better(c, h->items[0]))
-            return;
-        h->items[0] = c;
-        sift_down(h, 0);
-        return;
-    }
-    int i = h->n++;
-    h->items[i] = c;
-    while (i > 0 && better(h->items[(i - 1) / 2], h->items[i])) {
-        const candidate t = h->items[i];
-        h->items[i] = h->items[(i - 1) / 2];
-        h->items[(i - 1) / 2] = t;
-        i = (i - 1) / 2;
-    }
-}
-
-/* ---- stage 1 ---- */
 
 typedef struct select_job {
     sala_cpu *cpu;
@@ -188,12 +141,14 @@ typedef struct select_job {
     int64_t n_tiles; /* of rows; times n_kv_heads */
     sala_rows_lse_fn *lse;
     sala_rows_mass_fn *mass;
+    bool by_page; /* the shape is the one that sala_rows_pool_fn is for */
     /* the scan of few rows, shared out */
     int64_t n_splits, n_ranges;
     int range_blocks;
-    float *partial_lse; /* [tile, head][split][m of all queries, l of all queries] */
-    candidate *partial; /* [tile, head][range][token][cap] */
-    int32_t *n_partial; /* [tile, head][range][token] */
+    float *partial_lse;      /* [tile, head][split][m of all queries, l of all queries] */
+    float *partial_scores;   /* [tile, head][range][token][cap] */
+    int32_t *partial_blocks; /* the same */
+    int32_t *n_partial;      /* [tile, head][range][token] */
 } select_job;
 
 typedef struct tile {
@@ -204,9 +159,12 @@ typedef struct tile {
 } tile;
 
 typedef struct workspace {
-    float *q, *m, *l, *m2, *l2, *mass, *pooled, *kernel;
-    candidate *items; /* [tokens][cap] */
+    float *q, *m, *l, *m2, *l2, *mass, *kernel;
+    float *pooled;          /* [tokens][pooled_stride]: `most` floats of room, scores of a range, room for a page */
+    float *scores;          /* [tokens][most] */
+    int32_t *blocks, *pick; /* [tokens][most], [most] */
     int32_t *visible;
+    int64_t pooled_stride;
 } workspace;
 
 static int tile_tokens(int group)
@@ -217,7 +175,8 @@ static int tile_tokens(int group)
 static size_t workspace_floats(int group, int d, int most)
 {
     const size_t tokens = (size_t)tile_tokens(group), n = tokens * (size_t)group;
-    return n * ((size_t)d + 5) + tokens * (PAGE + RANGE_BLOCKS + 2 * (size_t)most) + SALA_ATTN_SCRATCH((int)n, d) + 64;
+    return n * ((size_t)d + 5) + tokens * (2 * PAGE + RANGE_BLOCKS + 3 * (size_t)most) + (size_t)most +
+           SALA_ATTN_SCRATCH((int)n, d) + 64;
 }
 
 /* Scratch of one worker. Keys of a block and a sum are held by compress_task. */
@@ -234,16 +193,20 @@ static workspace worker_space(const select_job *job, int worker)
     float *p = job->cpu->worker + (size_t)worker * job->cpu->worker_floats;
     const int d = job->a->head_dim;
     const size_t tokens = (size_t)job->tokens_per_tile, n = tokens * (size_t)job->group;
+    const size_t most = (size_t)job->a->out.most;
     workspace w = {.q = p};
     w.kernel = w.q + n * (size_t)d;
     w.mass = w.kernel + SALA_ATTN_SCRATCH((int)n, d);
     w.pooled = w.mass + tokens * PAGE;
-    w.m = w.pooled + tokens * RANGE_BLOCKS;
+    w.pooled_stride = (int64_t)(most + RANGE_BLOCKS + PAGE);
+    w.scores = w.pooled + tokens * (size_t)w.pooled_stride;
+    w.m = w.scores + tokens * most;
     w.l = w.m + n;
     w.m2 = w.l + n;
     w.l2 = w.m2 + n;
     w.visible = (int32_t *)(w.l2 + n);
-    w.items = (candidate *)(void *)(w.visible + n + n % 2);
+    w.blocks = w.visible + n;
+    w.pick = w.blocks + tokens * most;
     return w;
 }
 
@@ -378,27 +341,16 @@ static inline float larger(float a, float b)
     return a > b ? a : b;
 }
 
-/* A page with the constants that models use: four rows begin in a block, and the last of them reaches into the next. */
-static void pool_page(float *pooled, const float *mass)
-{
-    for (int b = 0; b < PAGE / 4; b++) {
-        const float *m = mass + 4 * b;
-        pooled[b] = larger(pooled[b], larger(larger(m[0], m[1]), larger(m[2], m[3])));
-    }
-    for (int b = 0; b < PAGE / 4; b++)
-        pooled[b + 1] = larger(pooled[b + 1], mass[4 * b + 3]);
-}
-
-/* Offers the blocks [begin, end) that are not forced: the score of a block is the largest mass of a row that shares a
- * token with it. */
-static void run_range(const select_job *job, const tile *t, const workspace *w, const float *lse, int64_t begin,
-                      int64_t end, best *heaps)
+/* The largest mass of a row that shares a token with block b, for the blocks [begin, end): pooled[b - begin]. What lies
+ * behind, up to a page's blocks, is written over. */
+static void pool_range(const select_job *job, const tile *t, const workspace *w, const float *lse, int64_t begin,
+                       int64_t end, float *pooled)
 {
     const sala_select_args *a = job->a;
     const sala_rows_shape *rows = &a->rows;
-    const int64_t size = a->out.block_size, width = end - begin;
-    for (int64_t i = 0; i < t->n_rows * width; i++)
-        w->pooled[i] = 0; /* no row, or none that the query sees */
+    const int64_t size = a->out.block_size;
+    for (int r = 0; r < t->n_rows; r++)
+        memset(pooled + r * w->pooled_stride, 0, (size_t)(end - begin) * sizeof *pooled); /* no row that is seen */
     const int64_t n_rows = rows_at(rows, false, t->position + t->n_rows);
     /* Rows whose tokens [stride j, stride j + kernel) meet the blocks. */
     const int64_t before = begin * size - rows->kernel + rows->stride;
@@ -410,51 +362,52 @@ static void run_range(const select_job *job, const tile *t, const workspace *w, 
         job->mass(w->mass, PAGE, w->q, lse, row_page(t->seq->fine, rows, t->kv_head, a->head_dim, page),
                   t->n_rows * job->group, job->group, a->head_dim, w->visible, w->kernel,
                   next_page(t, rows, t->seq->fine, a->head_dim, page, n_rows));
-        const int j0 = (int)(sala_max_i64(first, page * PAGE) - page * PAGE);
-        const int j1 = (int)(sala_min_i64(last, (page + 1) * PAGE) - page * PAGE);
-        int32_t b0[PAGE], b1[PAGE]; /* first and last block that a row of the page meets, from `begin` on */
-        for (int j = j0; j < j1; j++) {
-            const int64_t token = (page * PAGE + j) * rows->stride;
-            b0[j] = (int32_t)(sala_max_i64(begin, token / size) - begin);
-            b1[j] = (int32_t)(sala_min_i64(end - 1, (token + rows->kernel - 1) / size) - begin);
+        if (job->by_page && page * PAGE / 4 >= begin) {
+            for (int r = 0; r < t->n_rows; r++)
+                job->cpu->k.rows_pool(pooled + r * w->pooled_stride + page * PAGE / 4 - begin, w->mass + r * PAGE);
+            continue;
         }
-        const bool whole = rows->kernel == 2 * rows->stride && size == 4 * rows->stride && j1 - j0 == PAGE &&
-                           page * PAGE / 4 >= begin && (page + 1) * PAGE / 4 < end;
-        for (int r = 0; r < t->n_rows; r++) {
-            const float *mass = w->mass + r * PAGE;
-            float *pooled = w->pooled + r * width;
-            if (whole) {
-                pool_page(pooled + b0[0], mass);
-                continue;
-            }
-            for (int j = j0; j < j1; j++)
-                for (int32_t b = b0[j]; b <= b1[j]; b++)
-                    pooled[b] = larger(mass[j], pooled[b]);
+        const int64_t j1 = sala_min_i64(last, (page + 1) * PAGE);
+        for (int64_t j = sala_max_i64(first, page * PAGE); j < j1; j++) {
+            const int64_t token = j * rows->stride;
+            const int64_t b1 = sala_min_i64(end - 1, (token + rows->kernel - 1) / size);
+            for (int64_t b = sala_max_i64(begin, token / size); b <= b1; b++)
+                for (int r = 0; r < t->n_rows; r++) {
+                    float *to = pooled + r * w->pooled_stride + b - begin;
+                    *to = larger(w->mass[r * PAGE + j - page * PAGE], *to);
+                }
         }
-    }
-    for (int r = 0; r < t->n_rows; r++) {
-        const int64_t own = own_block(job, t, r);
-        const int64_t from = sala_max_i64(begin, a->init_blocks), to = sala_min_i64(end, own - a->window_blocks);
-        const float *pooled = w->pooled + r * width;
-        best *h = &heaps[r];
-        for (int64_t b = from; b < to; b++) /* blocks come in order: of two that tie the second is never better */
-            if (h->n < h->cap || (h->cap > 0 && pooled[b - begin] > h->items[0].score))
-                offer(h, (candidate){pooled[b - begin], (int32_t)b});
     }
 }
 
-static void sort_blocks(int32_t *list, int n)
+/* Keeps the best of h and the n scores at x, of blocks behind those in h: `blocks`, or from `first` on. There is room
+ * for h's scores in front of x. */
+static void keep_best(const select_job *job, const workspace *w, best *h, float *x, int64_t n, const int32_t *blocks,
+                      int64_t first)
 {
-    static const int gaps[] = {8858, 3937, 1750, 701, 301, 132, 57, 23, 10, 4, 1}; /* Shell's sort, Ciura's gaps */
-    for (size_t g = 0; g < SALA_ARRAY_LEN(gaps); g++) {
-        const int gap = gaps[g];
-        for (int i = gap; i < n; i++) {
-            const int32_t x = list[i];
-            int j = i;
-            for (; j >= gap && list[j - gap] > x; j -= gap)
-                list[j] = list[j - gap];
-            list[j] = x;
-        }
+    if (n <= 0)
+        return;
+    x -= h->n;
+    memcpy(x, h->scores, (size_t)h->n * sizeof *x);
+    const int n_kept = (int)job->cpu->k.top_k(w->pick, x, h->n + n, h->cap);
+    for (int i = 0; i < n_kept; i++) { /* places only move down */
+        const int32_t at = w->pick[i];
+        h->scores[i] = x[at];
+        h->blocks[i] = at < h->n ? h->blocks[at] : blocks ? blocks[at - h->n] : (int32_t)(first + at - h->n);
+    }
+    h->n = n_kept;
+}
+
+/* Offers the blocks [begin, end) that are not forced. */
+static void run_range(const select_job *job, const tile *t, const workspace *w, const float *lse, int64_t begin,
+                      int64_t end, best *rows)
+{
+    float *pooled = w->pooled + job->a->out.most;
+    pool_range(job, t, w, lse, begin, end, pooled);
+    const int64_t from = sala_max_i64(begin, job->a->init_blocks);
+    for (int r = 0; r < t->n_rows; r++) {
+        const int64_t to = sala_min_i64(end, own_block(job, t, r) - job->a->window_blocks);
+        keep_best(job, w, &rows[r], pooled + r * w->pooled_stride + (from - begin), to - from, NULL, from);
     }
 }
 
@@ -466,10 +419,9 @@ static void write_list(const select_job *job, const tile *t, int r, const best *
     for (int32_t b = 0; b < job->a->init_blocks; b++)
         list[1 + n++] = b;
     for (int i = 0; i < h->n; i++)
-        list[1 + n++] = h->items[i].block;
+        list[1 + n++] = h->blocks[i];
     for (int64_t b = own - job->a->window_blocks; b <= own; b++)
         list[1 + n++] = (int32_t)b;
-    sort_blocks(list + 1 + job->a->init_blocks, h->n); /* the others stand in order before and behind them */
     list[0] = n;
 }
 
@@ -483,11 +435,16 @@ static bool sparse_tile(const select_job *job, tile *t)
     return t->n_rows > 0;
 }
 
-static void make_heaps(const select_job *job, const tile *t, candidate *items, best *heaps)
+static best no_blocks(const select_job *job, float *scores, int32_t *blocks)
 {
-    for (int r = 0; r < t->n_rows; r++) {
-        heaps[r] = (best){items + (size_t)r * (size_t)job->a->out.most, 0, job->a->out.most - n_forced(job)};
-    }
+    return (best){scores, blocks, 0, job->a->out.most - n_forced(job)};
+}
+
+/* Those of the tile's rows, in the worker's own memory. */
+static void begin_rows(const select_job *job, const tile *t, const workspace *w, best *rows)
+{
+    for (int r = 0; r < t->n_rows; r++)
+        rows[r] = no_blocks(job, w->scores + r * job->a->out.most, w->blocks + r * job->a->out.most);
 }
 
 /* Many rows: a task does everything for its tile. */
@@ -507,13 +464,13 @@ static void tile_task(void *user, int task, int worker)
         merge_lse(w.m, w.l, w.m2, w.l2, n_q);
     }
     const float *lse = finish_lse(job, &t, w.m, w.l) ? w.m : NULL;
-    best heaps[MOST_TOKENS];
-    make_heaps(job, &t, w.items, heaps);
+    best rows[MOST_TOKENS];
+    begin_rows(job, &t, &w, rows);
     const int64_t n_blocks = own_block(job, &t, t.n_rows - 1) - job->a->window_blocks;
     for (int64_t b = 0; b < n_blocks; b += RANGE_BLOCKS)
-        run_range(job, &t, &w, lse, b, sala_min_i64(b + RANGE_BLOCKS, n_blocks), heaps);
+        run_range(job, &t, &w, lse, b, sala_min_i64(b + RANGE_BLOCKS, n_blocks), rows);
     for (int r = 0; r < t.n_rows; r++)
-        write_list(job, &t, r, &heaps[r]);
+        write_list(job, &t, r, &rows[r]);
 }
 
 /* Few rows: normalisers of splits, candidates of ranges, then both put together. */
@@ -545,16 +502,18 @@ static void range_task(void *user, int task, int worker)
     for (int64_t s = 1; s < job->n_splits; s++)
         merge_lse(w.m, w.l, part + (size_t)s * 2 * n_q, part + (size_t)s * 2 * n_q + n_q, (int)used);
     const float *lse = finish_lse(job, &t, w.m, w.l) ? w.m : NULL;
-    best heaps[MOST_TOKENS];
-    const size_t first = (size_t)task * (size_t)job->tokens_per_tile;
-    make_heaps(job, &t, job->partial + first * (size_t)job->a->out.most, heaps);
+    best rows[MOST_TOKENS];
+    const size_t first = (size_t)task * (size_t)job->tokens_per_tile, most = (size_t)job->a->out.most;
+    for (int r = 0; r < t.n_rows; r++)
+        rows[r] = no_blocks(job, job->partial_scores + (first + (size_t)r) * most,
+                            job->partial_blocks + (first + (size_t)r) * most);
     const int64_t n_blocks = own_block(job, &t, t.n_rows - 1) - job->a->window_blocks;
     const int64_t begin = task % job->n_ranges * job->range_blocks;
     load_queries(job, &t, w.q);
     if (begin < n_blocks)
-        run_range(job, &t, &w, lse, begin, sala_min_i64(begin + job->range_blocks, n_blocks), heaps);
+        run_range(job, &t, &w, lse, begin, sala_min_i64(begin + job->range_blocks, n_blocks), rows);
     for (int r = 0; r < t.n_rows; r++)
-        job->n_partial[first + (size_t)r] = heaps[r].n;
+        job->n_partial[first + (size_t)r] = rows[r].n;
 }
 
 static void finish_task(void *user, int task, int worker)
@@ -564,18 +523,20 @@ static void finish_task(void *user, int task, int worker)
     tile t = find_tile(job, task);
     if (!sparse_tile(job, &t))
         return;
-    best heaps[MOST_TOKENS];
-    make_heaps(job, &t, w.items, heaps);
-    for (int64_t range = 0; range < job->n_ranges; range++) {
-        const size_t first = ((size_t)task * (size_t)job->n_ranges + (size_t)range) * (size_t)job->tokens_per_tile;
-        for (int r = 0; r < t.n_rows; r++) {
-            const candidate *from = job->partial + (first + (size_t)r) * (size_t)job->a->out.most;
-            for (int i = 0; i < job->n_partial[first + (size_t)r]; i++)
-                offer(&heaps[r], from[i]);
+    best rows[MOST_TOKENS];
+    begin_rows(job, &t, &w, rows);
+    for (int r = 0; r < t.n_rows; r++) {
+        for (int64_t range = 0; range < job->n_ranges; range++) {
+            const size_t at =
+                ((size_t)task * (size_t)job->n_ranges + (size_t)range) * (size_t)job->tokens_per_tile + (size_t)r;
+            const size_t from = at * (size_t)job->a->out.most;
+            float *scores = w.pooled + job->a->out.most;
+            memcpy(scores, job->partial_scores + from, (size_t)job->n_partial[at] * sizeof *scores);
+            keep_best(job, &w, &rows[r], scores, job->n_partial[at], job->partial_blocks + from, 0);
         }
     }
     for (int r = 0; r < t.n_rows; r++)
-        write_list(job, &t, r, &heaps[r]);
+        write_list(job, &t, r, &rows[r]);
 }
 
 /* Lays out the partial results in the backend's scratch; false when they do not fit. */
@@ -587,8 +548,9 @@ static bool make_partials(select_job *job, int64_t n_tasks)
     if (lse + lists * (1 + 2 * (size_t)job->a->out.most) > job->cpu->partial_floats)
         return false;
     job->partial_lse = job->cpu->partial;
-    job->partial = (candidate *)(void *)(job->partial_lse + lse);
-    job->n_partial = (int32_t *)(job->partial + lists * (size_t)job->a->out.most);
+    job->partial_scores = job->partial_lse + lse;
+    job->partial_blocks = (int32_t *)(void *)(job->partial_scores + lists * (size_t)job->a->out.most);
+    job->n_partial = job->partial_blocks + lists * (size_t)job->a->out.most;
     return true;
 }
 
@@ -600,7 +562,8 @@ void sala_cpu_select(sala_backend *be, const sala_select_args *a)
                       .a = a,
                       .group = a->n_heads / a->n_kv_heads,
                       .lse = half ? cpu->k.rows_lse_f16 : cpu->k.rows_lse_f32,
-                      .mass = half ? cpu->k.rows_mass_f16 : cpu->k.rows_mass_f32};
+                      .mass = half ? cpu->k.rows_mass_f16 : cpu->k.rows_mass_f32,
+                      .by_page = a->rows.kernel == 2 * a->rows.stride && a->out.block_size == 4 * a->rows.stride};
     job.tokens_per_tile = a->n_seqs == a->n_rows ? 1 : tile_tokens(job.group);
     int64_t tokens = 0;
     for (int s = 0; s < a->n_seqs; s++) {

@@ -293,6 +293,10 @@ static inline uint32_t bits_of(uint32x4_t lanes)
     static const uint32_t bit[4] = {1, 2, 4, 8};
     return vaddvq_u32(vandq_u32(lanes, vld1q_u32(bit)));
 }
+static inline uint32_t vf_at_least(vf a, vf b)
+{
+    return bits_of(vcgeq_f32(a, b));
+}
 static inline uint32_t vf_equal(vf a, vf b)
 {
     return bits_of(vceqq_f32(a, b));

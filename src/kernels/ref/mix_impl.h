@@ -74,6 +74,19 @@ static void rows_mass_f16(float *p, int64_t p_stride, const float *q, const floa
     rows_mass_f32(p, p_stride, q, lse, scratch, n_q, group, d, n_visible, NULL, next);
 }
 
+static inline float larger(float a, float b)
+{
+    return a > b ? a : b;
+}
+
+static void rows_pool(float *pooled, const float *mass)
+{
+    for (int j = 0; j < SALA_KV_BLOCK; j++)
+        pooled[j / 4] = larger(mass[j], pooled[j / 4]);
+    for (int j = 3; j < SALA_KV_BLOCK; j += 4)
+        pooled[j / 4 + 1] = larger(mass[j], pooled[j / 4 + 1]);
+}
+
 /* ---- lightning attention ---- */
 
 #define VALUE_TILE 64 /* value components whose sums are kept at a time */
@@ -143,6 +156,7 @@ static void fill_mix(sala_kernels *out)
     out->rows_lse_f16 = rows_lse_f16;
     out->rows_mass_f32 = rows_mass_f32;
     out->rows_mass_f16 = rows_mass_f16;
+    out->rows_pool = rows_pool;
     out->lightning_out = lightning_out;
     out->lightning_state = lightning_state;
     out->sigmoid_gate = sigmoid_gate;

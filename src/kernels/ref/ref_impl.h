@@ -231,6 +231,25 @@ static bool all_finite(const float *x, int64_t n)
     return !bad;
 }
 
+static inline uint32_t at_least(const float *x, int m, float t)
+{
+    uint32_t bits = 0;
+    for (int i = 0; i < m; i++)
+        bits |= (uint32_t)(x[i] >= t) << i;
+    return bits;
+}
+
+static inline void range_of(float *min, float *max, const float *x, int64_t n)
+{
+    *min = *max = x[0];
+    for (int64_t i = 1; i < n; i++) {
+        *min = x[i] < *min ? x[i] : *min;
+        *max = x[i] > *max ? x[i] : *max;
+    }
+}
+
+#include "kernels/top_k_impl.h"
+
 #include "kernels/ref/kv_impl.h"
 #include "kernels/ref/mix_impl.h"
 
@@ -243,6 +262,7 @@ void REF_NAME(sala_fill)(sala_kernels *out)
     out->f32_to_f16 = f32_to_f16;
     out->f16_to_f32 = f16_to_f32;
     out->argmax = argmax;
+    out->top_k = top_k;
     out->log_sum_exp = log_sum_exp;
     out->all_finite = all_finite;
     fill_kv(out);

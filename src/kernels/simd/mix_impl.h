@@ -5,30 +5,22 @@
 
 /* Calls f(..., n) with a constant n, 1 <= n <= Q_TILE. */
 #if Q_TILE == 6
-#define FOR_TILE(n, f, ...)                                                                                            \
-    switch (n) {                                                                                                       \
-    case 1:                                                                                                            \
-        f(__VA_ARGS__, 1);                                                                                             \
-        break;                                                                                                         \
-    case 2:                                                                                                            \
-        f(__VA_ARGS__, 2);                                                                                             \
-        break;                                                                                                         \
-    case 3:                                                                                                            \
-        f(__VA_ARGS__, 3);                                                                                             \
-        break;                                                                                                         \
+#define FOR_TILE_ABOVE_3(f, ...)                                                                                       \
     case 4:                                                                                                            \
         f(__VA_ARGS__, 4);                                                                                             \
         break;                                                                                                         \
     case 5:                                                                                                            \
         f(__VA_ARGS__, 5);                                                                                             \
         break;                                                                                                         \
-    default:                                                                                                           \
+    case 6:                                                                                                            \
         f(__VA_ARGS__, 6);                                                                                             \
-        break;                                                                                                         \
-    }
+        break;
 #else
+#define FOR_TILE_ABOVE_3(f, ...)
+#endif
 #define FOR_TILE(n, f, ...)                                                                                            \
     switch (n) {                                                                                                       \
+        FOR_TILE_ABOVE_3(f, __VA_ARGS__)                                                                               \
     case 1:                                                                                                            \
         f(__VA_ARGS__, 1);                                                                                             \
         break;                                                                                                         \
@@ -39,7 +31,6 @@
         f(__VA_ARGS__, 3);                                                                                             \
         break;                                                                                                         \
     }
-#endif
 
 /* The next tile of n rows that are left: tiles as equal as can be, since small ones wait for their own sums. */
 static inline int tile_of(int n)
@@ -133,6 +124,24 @@ static inline void mass_row(float *p, const float *s, float lse, int n_visible)
 X(f32)
 X(f16)
 #undef X
+
+static void rows_pool(float *pooled, const float *mass)
+{
+    float top[SALA_KV_BLOCK]; /* every fourth: the largest of four */
+    for (int j = 0; j < SALA_KV_BLOCK; j += LANES) {
+        vf v = vf_load(mass + j);
+        v = vf_max(v, vf_swap_lanes(v, 1));
+        vf_store(top + j, vf_max(v, vf_swap_lanes(v, 2)), LANES);
+    }
+    float before = 0; /* masses are not negative */
+    for (int b = 0; b < SALA_KV_BLOCK / 4; b++) {
+        const float x = top[4 * b] > before ? top[4 * b] : before;
+        pooled[b] = x > pooled[b] ? x : pooled[b];
+        before = mass[4 * b + 3];
+    }
+    float *last = pooled + SALA_KV_BLOCK / 4;
+    *last = before > *last ? before : *last;
+}
 
 /* ---- lightning attention ----
  *
@@ -374,6 +383,7 @@ static void fill_mix(sala_kernels *out)
     out->rows_lse_f16 = rows_lse_f16;
     out->rows_mass_f32 = rows_mass_f32;
     out->rows_mass_f16 = rows_mass_f16;
+    out->rows_pool = rows_pool;
     out->lightning_out = lightning_out;
     out->lightning_state = lightning_state;
     out->sigmoid_gate = sigmoid_gate;

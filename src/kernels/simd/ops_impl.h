@@ -165,6 +165,28 @@ static bool all_finite(const float *x, int64_t n)
     return true;
 }
 
+static inline uint32_t at_least(const float *x, int m, float t)
+{
+    const uint32_t is = vf_at_least(vf_load_n(x, m), vf_set1(t));
+    return m == LANES ? is : is & ((1u << m) - 1);
+}
+
+static inline void range_of(float *min, float *max, const float *x, int64_t n)
+{
+    const vf low = vf_set1(-INFINITY);
+    vf top = low, bottom = low; /* bottom: negated */
+    EACH_VECTOR(n)
+    {
+        const vf v = vf_load_n(x + i, (int)m);
+        top = vf_max(top, vf_first(v, (int)m, low));
+        bottom = vf_max(bottom, vf_first(vf_neg(v), (int)m, low));
+    }
+    *max = vf_hmax(top);
+    *min = -vf_hmax(bottom);
+}
+
+#include "kernels/top_k_impl.h"
+
 #include "kernels/simd/kv_impl.h"
 #include "kernels/simd/mix_impl.h"
 
@@ -177,6 +199,7 @@ void OPS_FILL(sala_kernels *out)
     out->f32_to_f16 = f32_to_f16;
     out->f16_to_f32 = f16_to_f32;
     out->argmax = argmax;
+    out->top_k = top_k;
     out->log_sum_exp = log_sum_exp;
     out->all_finite = all_finite;
     fill_kv(out);
