@@ -71,7 +71,7 @@ typedef struct sala_model sala_model;
 typedef bool sala_progress_fn(void *user, const char *what, uint64_t done, uint64_t total);
 
 typedef struct sala_model_params {
-    int n_threads;       /* 0: one per physical core that this process may use */
+    int n_threads;       /* 0: one per core that this process may use, slow cores left out */
     const char *kernels; /* NULL or "auto": the fastest of this CPU; "ref"; or a family such as "avx2" */
     bool vocab_only;     /* tokenizer, template and config; no weights are touched */
     bool no_pack;        /* leave weights as they lie in the file even where packing would be faster */

@@ -28,8 +28,24 @@ int cli_cmd_help(const cli_options *o)
     return CLI_DONE;
 }
 
+/* How the default number of threads comes about: "8, of 10 cores with 14 hardware threads, 2 slow cores left out". */
+static const char *why_threads(char *text, size_t size, const sala_cpus *c)
+{
+    int n = snprintf(text, size, "%d, of %d core%s", c->n_threads, c->n_cores, c->n_cores == 1 ? "" : "s");
+    if (c->n_cpus > c->n_cores)
+        n += snprintf(text + n, size - (size_t)n, " with %d hardware threads", c->n_cpus);
+    if (c->n_slow_cores > 0)
+        n += snprintf(text + n, size - (size_t)n, ", %d slow one%s left out", c->n_slow_cores,
+                      c->n_slow_cores == 1 ? "" : "s");
+    if (c->quota > 0)
+        snprintf(text + n, size - (size_t)n, ", with a quota of %.1f CPUs", c->quota);
+    return text;
+}
+
 int cli_cmd_version(const cli_options *o)
 {
+    sala_cpus cpus;
+    sala_os_cpus(&cpus);
     const uint32_t cpu = sala_os_cpu_features();
     static const struct {
         uint32_t bit;
@@ -63,15 +79,16 @@ int cli_cmd_version(const cli_options *o)
         json_array_append_new(kernels, json_pack("{s:s,s:b}", "name", *f, "runs", (int)runs));
     }
     if (o->json)
-        return cli_print_json(json_pack("{s:s,s:o,s:o,s:s,s:i,s:I}", "version", sala_version(), "cpu", list, "kernels",
-                                        kernels, "auto", have_best ? best.family : "ref", "cores", sala_os_cpu_count(),
-                                        "memory_bytes", (json_int_t)sala_os_memory_total()));
+        return cli_print_json(json_pack("{s:s,s:o,s:o,s:s,s:i,s:i,s:I}", "version", sala_version(), "cpu", list,
+                                        "kernels", kernels, "auto", have_best ? best.family : "ref", "cores",
+                                        cpus.n_cores, "threads", cpus.n_threads, "memory_bytes",
+                                        (json_int_t)sala_os_memory_total()));
     json_decref(list);
     json_decref(kernels);
-    char size[32];
-    printf("sala %s\nCPU:     %d core%s,%s\nkernels:%s\nmemory:  %s\n", sala_version(), sala_os_cpu_count(),
-           sala_os_cpu_count() == 1 ? "" : "s", names[0] ? names : " no vector extensions", families,
-           sala_format_bytes(size, sala_os_memory_total()));
+    char size[32], threads[160];
+    printf("sala %s\nCPU:     %d core%s,%s\nthreads: %s\nkernels:%s\nmemory:  %s\n", sala_version(), cpus.n_cores,
+           cpus.n_cores == 1 ? "" : "s", names[0] ? names : " no vector extensions",
+           why_threads(threads, sizeof threads, &cpus), families, sala_format_bytes(size, sala_os_memory_total()));
     return CLI_DONE;
 }
 

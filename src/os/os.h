@@ -110,7 +110,19 @@ enum {
     SALA_CPU_I8MM = 1u << 10,
 };
 uint32_t sala_os_cpu_features(void); /* what CPU and operating system both allow */
-int sala_os_cpu_count(void);         /* physical cores this process may run on (affinity and cgroup quota counted) */
+/* What this process may compute on, and how many threads that asks for. Facts that the system does not tell (a container
+ * without /sys) count as absent: every CPU is then a core of full speed. */
+typedef struct sala_cpus {
+    int n_cpus;       /* in the affinity mask */
+    int n_cores;      /* of these, cores: hardware threads of one core share its arithmetic and count once */
+    int n_slow_cores; /* of these, cores under half the speed of the fastest; left out of n_threads */
+    double quota;     /* CPUs' worth of time that the process's cgroups allow; 0: as much as there is */
+    int n_threads;    /* the default number of threads, at least 1 */
+} sala_cpus;
+void sala_os_cpus(sala_cpus *out);
+/* The same for the CPUs with these numbers and for a file system whose /proc and /sys lie under `root`. */
+void sala_os_cpus_at(sala_cpus *out, const char *root, const int *cpus, int n_cpus);
+int sala_os_cpu_count(void); /* n_threads of sala_os_cpus */
 
 /* ---- threads ---- */
 

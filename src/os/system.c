@@ -1,7 +1,6 @@
 /* Time, memory, CPU features. Compiled without ISA flags: it runs before anybody knows what the CPU can do. */
 #include "os/os.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -192,52 +191,3 @@ uint32_t sala_os_cpu_features(void)
     return 0;
 }
 #endif
-
-int sala_os_cpu_count(void)
-{
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0) {
-        const long n = sysconf(_SC_NPROCESSORS_ONLN);
-        return n > 0 ? (int)n : 1;
-    }
-    /* One per physical core: a CPU counts when it is the first allowed one of its siblings. */
-    int n = 0;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
-        if (!CPU_ISSET(cpu, &set))
-            continue;
-        char path[96];
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
-        FILE *f = fopen(path, "re");
-        bool first = true;
-        int sibling, end;
-        while (f && first && fscanf(f, "%d", &sibling) == 1) {
-            end = sibling;
-            int sep = fgetc(f);
-            if (sep == '-') {
-                if (fscanf(f, "%d", &end) != 1)
-                    end = sibling;
-                sep = fgetc(f);
-            }
-            for (; sibling <= end && sibling < cpu; sibling++)
-                if (sibling >= 0 && sibling < CPU_SETSIZE && CPU_ISSET(sibling, &set))
-                    first = false;
-            if (sep != ',')
-                break;
-        }
-        if (f)
-            fclose(f);
-        n += first;
-    }
-    /* A container's share of the machine: "quota period" in microseconds. */
-    FILE *f = fopen("/sys/fs/cgroup/cpu.max", "re");
-    if (f) {
-        long long quota, period;
-        if (fscanf(f, "%lld %lld", &quota, &period) == 2 && quota > 0 && period > 0) {
-            const int share = (int)((quota + period - 1) / period);
-            if (share < n)
-                n = share;
-        }
-        fclose(f);
-    }
-    return n > 0 ? n : 1;
-}
