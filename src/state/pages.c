@@ -5,6 +5,21 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
+enum {
+    SLAB_BYTES = 16 << 20, /* at most */
+    SLAB_LEAST = 2 << 20,  /* a huge page; less is not worth a slab */
+    SLAB_FROM = 8          /* pages of a list that are separate memory: short sessions take no more than they need */
+};
+
+/* Memory of several pages of one size. One list cuts pages from it; the pages may then live anywhere and longer. */
+struct sala_slab {
+    _Atomic int refs;      /* of that list and of the pages */
+    _Atomic uint64_t free; /* slots that were used and came back */
+    int n_slots, n_used;   /* slots from n_used on are fresh; the list's alone */
+    size_t slot_bytes;
+    uint8_t *data;
+};
+
 struct sala_page {
     _Atomic int refs;
     _Atomic bool unchecked;
@@ -13,7 +28,56 @@ struct sala_page {
     size_t bytes;
     void *data;
     sala_page_source *source; /* NULL: memory of our own */
+    sala_slab *slab;          /* that it was cut from, or NULL */
 };
+
+/* ---- slabs ---- */
+
+static sala_slab *slab_new(size_t page_bytes, int64_t n_slots)
+{
+    sala_slab *slab = calloc(1, sizeof *slab);
+    if (!slab)
+        return NULL;
+    atomic_init(&slab->refs, 1);
+    slab->slot_bytes = (page_bytes + 63) / 64 * 64;
+    slab->n_slots = (int)n_slots;
+    slab->data = sala_os_pages_alloc(slab->slot_bytes * (size_t)n_slots);
+    if (!slab->data) {
+        free(slab);
+        return NULL;
+    }
+    return slab;
+}
+
+static void slab_release(sala_slab *slab)
+{
+    if (!slab || atomic_fetch_sub(&slab->refs, 1) > 1)
+        return;
+    sala_os_pages_free(slab->data, slab->slot_bytes * (size_t)slab->n_slots);
+    free(slab);
+}
+
+/* A zeroed slot; NULL when there is none. */
+static void *slab_take(sala_slab *slab)
+{
+    /* Others only add to the free slots; a slot's last reads come before its release. */
+    const uint64_t free_slots = atomic_load_explicit(&slab->free, memory_order_acquire);
+    if (free_slots) {
+        const int slot = __builtin_ctzll(free_slots);
+        atomic_fetch_and_explicit(&slab->free, ~(UINT64_C(1) << slot), memory_order_relaxed);
+        return memset(slab->data + (size_t)slot * slab->slot_bytes, 0, slab->slot_bytes);
+    }
+    return slab->n_used < slab->n_slots ? slab->data + (size_t)slab->n_used++ * slab->slot_bytes : NULL;
+}
+
+static void slab_give_back(sala_slab *slab, const uint8_t *data)
+{
+    const uint64_t slot = (uint64_t)(data - slab->data) / slab->slot_bytes;
+    atomic_fetch_or_explicit(&slab->free, UINT64_C(1) << slot, memory_order_release);
+    slab_release(slab);
+}
+
+/* ---- pages ---- */
 
 static sala_page *page_new(void *data, size_t bytes)
 {
@@ -60,7 +124,9 @@ void sala_page_release(sala_page *page)
 {
     if (!page || atomic_fetch_sub(&page->refs, 1) > 1)
         return;
-    if (!page->source)
+    if (page->slab)
+        slab_give_back(page->slab, page->data);
+    else if (!page->source)
         sala_os_pages_free(page->data, page->bytes);
     else if (atomic_fetch_sub(&page->source->refs, 1) == 1)
         page->source->close(page->source);
@@ -121,6 +187,7 @@ static void drop_pages(sala_pages *list, int64_t n_keep)
 void sala_pages_free(sala_pages *list)
 {
     drop_pages(list, 0);
+    slab_release(list->slab);
     free(list->pages);
     free(list->data);
     *list = (sala_pages){.page_bytes = list->page_bytes};
@@ -141,6 +208,33 @@ static sala_status reserve(sala_pages *list, int64_t n, sala_error *err)
         return sala_fail_memory(err, (uint64_t)cap * sizeof *pages);
     list->cap = cap;
     return SALA_OK;
+}
+
+/* A new page for a list that will hold `need` of them. */
+static sala_page *cut_page(sala_pages *list, int64_t need)
+{
+    const int64_t n = sala_min_i64(sala_min_i64(64, SLAB_BYTES / (int64_t)list->page_bytes),
+                                   sala_max_i64(list->n_pages / 2, need - list->n_pages));
+    if (list->n_pages < SLAB_FROM || list->page_bytes >= SLAB_LEAST || n * (int64_t)list->page_bytes < SLAB_LEAST)
+        return sala_page_new(list->page_bytes);
+    void *data = list->slab ? slab_take(list->slab) : NULL;
+    if (!data) {
+        sala_slab *slab = slab_new(list->page_bytes, n);
+        if (!slab)
+            return sala_page_new(list->page_bytes);
+        slab_release(list->slab);
+        list->slab = slab;
+        data = slab_take(slab);
+    }
+    sala_page *page = page_new(data, list->page_bytes);
+    if (!page) {
+        atomic_fetch_add(&list->slab->refs, 1); /* given back as a page's */
+        slab_give_back(list->slab, data);
+        return NULL;
+    }
+    page->slab = list->slab;
+    atomic_fetch_add(&list->slab->refs, 1);
+    return page;
 }
 
 static void put(sala_pages *list, int64_t i, sala_page *page)
@@ -170,7 +264,7 @@ sala_status sala_pages_prepare(sala_pages *list, int64_t from, int64_t to, sala_
     }
     const int64_t before = list->n_pages;
     while (list->n_pages < need) {
-        sala_page *page = sala_page_new(list->page_bytes);
+        sala_page *page = cut_page(list, need);
         if (!page) {
             drop_pages(list, before);
             return sala_fail_memory(err, (uint64_t)(need - before) * list->page_bytes);

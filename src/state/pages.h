@@ -2,7 +2,8 @@
  *
  * A page is either anonymous memory or a part of a mapped session file. It may be held by several sessions; whoever is
  * its only holder may write into it. A list of pages holds items (tokens, compressed keys), 64 to a page, and grows
- * page by page. */
+ * page by page. Pages of a list that has become long are cut from larger pieces of memory, which the system can back
+ * with huge pages: every layer reads a few kilobytes here and there, and each would need its own translation. */
 #ifndef SALA_STATE_PAGES_H
 #define SALA_STATE_PAGES_H
 
@@ -34,8 +35,11 @@ sala_status sala_page_check(sala_page *page, sala_error *err);
 /* A copy in memory, one holder; NULL when memory is out. */
 sala_page *sala_page_copy(const sala_page *page);
 
+typedef struct sala_slab sala_slab;
+
 typedef struct sala_pages {
     size_t page_bytes;
+    sala_slab *slab; /* where the next pages are cut from, or NULL */
     int64_t n_pages, cap;
     sala_page **pages;
     void **data; /* [n_pages] where each page lies, as operations want it */

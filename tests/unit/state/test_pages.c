@@ -28,16 +28,15 @@ static void compare(const sala_pages *list, const shadow *want, int program, int
             fail_msg("program %d, step %d: list %d differs at item %lld", program, step, t, (long long)i);
 }
 
-static void random_programs(void **state)
+static void run_programs(size_t page_bytes, int n_programs)
 {
-    (void)state;
     sala_rng rng;
     sala_rng_seed(&rng, test_seed(1));
-    for (int program = 0; program < 300; program++) {
+    for (int program = 0; program < n_programs; program++) {
         sala_pages list[N_LISTS];
         static shadow want[N_LISTS];
         memset(want, 0, sizeof want);
-        sala_pages_init(&list[0], PAGE_BYTES);
+        sala_pages_init(&list[0], page_bytes);
         want[0].open = true;
         for (int step = 0; step < 60; step++) {
             int a = (int)(sala_rng_next(&rng) % N_LISTS);
@@ -91,6 +90,48 @@ static void random_programs(void **state)
             if (want[t].open)
                 sala_pages_free(&list[t]);
     }
+}
+
+static void random_programs(void **state)
+{
+    (void)state;
+    run_programs(PAGE_BYTES, 300);
+}
+
+/* Pages that are large enough to be cut from slabs once there are many. */
+static void large_pages(void **state)
+{
+    (void)state;
+    run_programs(600 << 10, 40);
+}
+
+/* A slot that comes back is cleared before it is used again, and outlives the list that it was cut for. */
+static void slots(void **state)
+{
+    (void)state;
+    enum { BYTES = 1 << 20, N = 40 };
+    sala_pages list, fork;
+    sala_pages_init(&list, BYTES);
+    for (int round = 0; round < 3; round++) {
+        assert_int_equal(sala_pages_prepare(&list, round ? 10 * SALA_KV_BLOCK : 0, N * SALA_KV_BLOCK, NULL), SALA_OK);
+        for (int p = round ? 10 : 0; p < N; p++) {
+            const uint8_t *data = list.data[p];
+            assert_int_equal((uintptr_t)data % 64, 0);
+            for (int i = 0; i < BYTES; i += 97)
+                assert_int_equal(data[i], 0);
+            memset(list.data[p], p + 1, BYTES);
+        }
+        sala_pages_truncate(&list, 10 * SALA_KV_BLOCK);
+    }
+    assert_int_equal(sala_pages_prepare(&list, 10 * SALA_KV_BLOCK, N * SALA_KV_BLOCK, NULL), SALA_OK);
+    for (int p = 0; p < N; p++)
+        memset(list.data[p], p + 1, BYTES);
+    assert_int_equal(sala_pages_fork(&fork, &list, N * SALA_KV_BLOCK, NULL), SALA_OK);
+    sala_pages_free(&list);
+    for (int p = 0; p < N; p++)
+        for (int i = 0; i < BYTES; i += 997)
+            assert_int_equal(((uint8_t *)fork.data[p])[i], p + 1);
+    sala_pages_free(&fork);
 }
 
 static void single_pages(void **state)
@@ -238,8 +279,9 @@ static void empty_lists(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(random_programs), cmocka_unit_test(single_pages),
-                                       cmocka_unit_test(mapped_pages), cmocka_unit_test(damaged_pages),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(random_programs), cmocka_unit_test(large_pages),
+                                       cmocka_unit_test(slots),           cmocka_unit_test(single_pages),
+                                       cmocka_unit_test(mapped_pages),    cmocka_unit_test(damaged_pages),
                                        cmocka_unit_test(empty_lists)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
