@@ -49,7 +49,7 @@ typedef struct cli_options cli_options;
 
 typedef struct cli_page {
     const char *text;        /* paragraphs of --help and the man page, separated by an empty line */
-    const char *examples[4]; /* command lines; NULL where there are fewer */
+    const char *examples[6]; /* command lines; NULL where there are fewer */
 } cli_page;
 
 typedef struct cli_verb {
@@ -105,7 +105,7 @@ struct cli_options {
 
     const char *bench_prompt, *bench_gen, *depths, *plot;
     int64_t repeat;
-    bool real_prefill;
+    bool real_prefill, ops;
 
     const char *session, *attention;
     int64_t save_every;

@@ -5,9 +5,11 @@
  * rolling back. A depth that memory cannot hold is skipped, and the row says so. */
 #include "cli.h"
 
+#include "bench_ops.h"
 #include "bench_plot.h"
 #include "infer/engine.h"
 #include "input.h"
+#include "median.h"
 #include "memory.h"
 #include "model_arg.h"
 #include "os/os.h"
@@ -37,19 +39,6 @@ typedef struct bench {
     json_t *rows;
     size_t first_row; /* of this model */
 } bench;
-
-static int compare_doubles(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(const double *v, int n, double *scratch)
-{
-    memcpy(scratch, v, (size_t)n * sizeof *v);
-    qsort(scratch, (size_t)n, sizeof *v, compare_doubles);
-    return n % 2 ? scratch[n / 2] : (scratch[n / 2 - 1] + scratch[n / 2]) / 2;
-}
 
 /* ---- one sample ---- */
 
@@ -91,7 +80,7 @@ static int measure(bench *b, bool decode, int64_t depth, int64_t n)
     }
     json_t *row = json_pack("{s:s,s:s,s:I,s:I,s:i,s:f,s:o,s:b,s:I,s:I}", "model", b->name, "kind",
                             decode ? "decode" : "prefill", "n", (json_int_t)n, "depth", (json_int_t)depth, "threads",
-                            b->info.n_threads, "tokens_per_second", median(b->samples, repeat, b->samples + repeat),
+                            b->info.n_threads, "tokens_per_second", cli_median(b->samples, repeat, b->samples + repeat),
                             "samples", samples, "filled", depth > 0 && !b->o->real_prefill, "session_bytes",
                             (json_int_t)sala_session_bytes(b->base), "peak_rss_bytes", (json_int_t)sala_os_peak_rss());
     return json_array_append_new(b->rows, row) == 0 ? 0 : cli_fail("not enough memory");
@@ -305,6 +294,8 @@ static int plot(const cli_options *o, const json_t *rows)
 int cli_cmd_bench(const cli_options *o)
 {
     static const int64_t LIMIT = (int64_t)1 << 31;
+    if (o->ops)
+        return cli_bench_ops(o);
     lists l = {0};
     l.n_prompt = cli_parse_counts(l.prompt, MAX_LIST, o->bench_prompt, LIMIT, "-p");
     l.n_gen = l.n_prompt < 0 ? -1 : cli_parse_counts(l.gen, MAX_LIST, o->bench_gen, LIMIT, "-n");

@@ -183,6 +183,8 @@ const cli_opt cli_opts[] = {
      "tokens already held when measuring starts, e.g. 0,4K,32K"},
     {V(bench), false, CLI_G_WORK, 0, "prefill-depth", "", CLI_FLAG, F(real_prefill), NULL, NULL, 0, 0, NULL,
      "reach a depth by reading random tokens, not by filling the session with random content"},
+    {V(bench), true, CLI_G_WORK, 0, "ops", "", CLI_FLAG, F(ops), NULL, NULL, 0, 0, NULL,
+     "measure each CPU operation beside the machine's limit; arguments are no models then, but parts of operations' names"},
     {V(inspect), false, CLI_G_WORK, 0, "attention", "", CLI_PATH, F(attention), "SESSION", NULL, 0, 0, NULL,
      "show which blocks of a session a question (-p) looks at, layer by layer"},
     {V(inspect), false, CLI_G_WORK, 'p', "prompt", "", CLI_TEXT, F(prompt), "TEXT", "(What is this about?)", 0, 0, NULL,

@@ -127,10 +127,16 @@ static const cli_page pages[CLI_N_VERBS] = {
          "the right shape and size, so that a depth of a million tokens takes seconds and not hours; --prefill-depth "
          "reads random tokens instead. A depth that does not fit into memory is left out, with the numbers. 'session' "
          "is "
-         "what the session holds, 'peak memory' the whole process with its weights.",
+         "what the session holds, 'peak memory' the whole process with its weights.\n\nWith --ops no model is "
+         "needed: each operation on the CPU is timed by itself, with all threads, in shapes of an 8B model. 'limit' "
+         "is what a plain loop that only reads, copies or multiplies and adds reaches on this machine in the same "
+         "run; 'of' names the one that bounds the operation, and 'share' says how near it comes. Arguments are "
+         "parts of names then (q4_0, attention, 'matrix x vector'), and rows that contain any of them are measured. "
+         "All rows take about half a minute.",
          {"sala bench smollm2", "sala bench smollm2 -p 512 -n 128 -d 0,4K -t 2 --json",
           "sala bench a.gguf b.gguf -d 0,4K,32K,256K,1M --kv q8_0 --plot speed.svg",
-          "sala bench model.gguf -p 0 -n 32 -d 32K --prefill-depth"}},
+          "sala bench model.gguf -p 0 -n 32 -d 32K --prefill-depth", "sala bench --ops",
+          "sala bench --ops q4_0 attention --kernels avx2 -t 2"}},
     [CLI_V_selftest] =
         {"Compares the kernels that this CPU uses with the reference ones, and takes a tiny random model "
          "through the whole path: file, tokenizer, template, prefill in chunks, decoding, rollback. Exit "

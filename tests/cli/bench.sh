@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bench: several models, depths that are filled or read, a depth beyond memory, the chart.
+# bench: several models, depths that are filled or read, a depth beyond memory, the chart; operations without a model.
 . "$(dirname "$0")/common.bash"
 "$SALA" random "$SALA_SOURCE/examples/configs/minicpm-sala-tiny.json" --type q4_0 --out tiny.gguf -q || exit 1
 make_model "$model" qwen3
@@ -52,4 +52,29 @@ expect 1 "$SALA" bench tiny.gguf -p 4 -n 0 --repeat 1 --plot "$work"
 has err "directory"
 expect 2 "$SALA" bench
 has err MODEL
+
+# Operations beside the limits of the machine: each row has one that was measured in the same run. Filters are parts of
+# names in any case; several add up.
+expect 0 "$SALA" bench --ops "rms_norm 1 x" ARGMAX --repeat 1 --json
+json out '[r["operation"] for r in j if r["kind"] != "limit"] == ["rms_norm", "argmax"]'
+json out 'all(r["seconds"] > 0 and r["percent"] > 0 and len(r["samples"]) == 1 for r in j if r["kind"] != "limit")'
+json out '{r["limit"] for r in j if r["kind"] != "limit"} <= {r["operation"] for r in j if r["kind"] == "limit" and r["per_second"] > 0}'
+json out 'all(abs(r["percent"] - 100 * r["per_second"] / r["limit_per_second"]) < 1e-6 * r["percent"] for r in j if r["kind"] != "limit")'
+for kernels in ref auto; do
+    expect 0 "$SALA" bench --ops "rope pairs 1 x" -t 3 --repeat 1 --kernels $kernels
+    has out "3 threads"
+    has out "rope pairs"
+    has out "share"
+done
+expect 2 "$SALA" bench --ops no-such-kernel
+has err "none of the"
+has err "no-such-kernel"
+expect 2 "$SALA" bench --ops -m tiny.gguf
+has err "without a model"
+expect 2 "$SALA" bench --ops --plot ops.svg
+has err "--plot"
+expect 2 "$SALA" bench --ops=all
+has err "takes no value"
+expect 1 "$SALA" bench --ops rope --kernels abacus
+has err abacus
 finish

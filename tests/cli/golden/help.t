@@ -256,6 +256,14 @@ Short help fits a screen; complete help has defaults and examples.
   memory is left out, with the numbers. 'session' is what the session holds, 'peak
   memory' the whole process with its weights.
   
+  With --ops no model is needed: each operation on the CPU is timed by itself,
+  with all threads, in shapes of an 8B model. 'limit' is what a plain loop that
+  only reads, copies or multiplies and adds reaches on this machine in the same
+  run; 'of' names the one that bounds the operation, and 'share' says how near it
+  comes. Arguments are parts of names then (q4_0, attention, 'matrix x vector'),
+  and rows that contain any of them are measured. All rows take about half a
+  minute.
+  
   Model:
     -m, --model MODEL         path of a GGUF file or directory, or a name that
                               'sala list' shows; instead of the first argument
@@ -292,6 +300,9 @@ Short help fits a screen; complete help has defaults and examples.
                               0,4K,32K [0] (also --n-depth)
         --prefill-depth       reach a depth by reading random tokens, not by
                               filling the session with random content
+        --ops                 measure each CPU operation beside the machine's
+                              limit; arguments are no models then, but parts of
+                              operations' names
         --plot FILE.svg       draw speed and memory against depth, a line for each
                               model
     -r, --repeat N            times each row is measured; the median counts [3]
@@ -309,6 +320,8 @@ Short help fits a screen; complete help has defaults and examples.
     sala bench smollm2 -p 512 -n 128 -d 0,4K -t 2 --json
     sala bench a.gguf b.gguf -d 0,4K,32K,256K,1M --kv q8_0 --plot speed.svg
     sala bench model.gguf -p 0 -n 32 -d 32K --prefill-depth
+    sala bench --ops
+    sala bench --ops q4_0 attention --kernels avx2 -t 2
   
   Exit code: 0 done, 1 failed, 2 misused.
   $ sala quantize -h
