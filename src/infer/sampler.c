@@ -46,10 +46,11 @@ sala_status sala_sampler_make(sala_sampler **out, const sala_kernels *kernels, i
     s->bias = malloc((p.n_bias + 1) * sizeof *s->bias);
     s->counts = calloc((size_t)n_vocab, sizeof *s->counts);
     s->logits = malloc((size_t)n_vocab * sizeof *s->logits);
+    s->scaled = malloc((size_t)n_vocab * sizeof *s->scaled);
     s->list.items = malloc((size_t)n_vocab * sizeof *s->list.items);
-    if (!s->bias || !s->counts || !s->logits || !s->list.items) {
+    if (!s->bias || !s->counts || !s->logits || !s->scaled || !s->list.items) {
         sala_sampler_close(s);
-        return sala_fail_memory(err, (uint64_t)n_vocab * 20);
+        return sala_fail_memory(err, (uint64_t)n_vocab * 24);
     }
     if (p.n_bias)
         memcpy(s->bias, p.bias, p.n_bias * sizeof *s->bias);
@@ -66,6 +67,7 @@ void sala_sampler_close(sala_sampler *s)
     free(s->bias);
     free(s->counts);
     free(s->logits);
+    free(s->scaled);
     free(s->list.items);
     free(s->history);
     free(s);
@@ -129,6 +131,17 @@ static void sift_down(scored *heap, int64_t n, int64_t i)
     }
 }
 
+/* Logits that are looked at together: nearly all are below the worst that is kept. */
+enum { RUN = 64 };
+
+static bool any_above(const float *x, float limit)
+{
+    int any = 0; /* no early end: so it becomes vector instructions */
+    for (int i = 0; i < RUN; i++)
+        any |= x[i] > limit;
+    return any;
+}
+
 int64_t sala_top_logits(scored *out, int64_t k, const float *logits, int64_t n)
 {
     k = sala_min_i64(k, n);
@@ -140,11 +153,16 @@ int64_t sala_top_logits(scored *out, int64_t k, const float *logits, int64_t n)
         for (int64_t i = k / 2; i-- > 0;)
             sift_down(out, k, i);
         float worst = out[0].logit;
-        for (int64_t i = k; i < n; i++) {
-            if (logits[i] > worst) {
-                out[0] = (scored){(int32_t)i, logits[i], 0};
-                sift_down(out, k, 0);
-                worst = out[0].logit;
+        for (int64_t run = k; run < n; run += RUN) {
+            const int64_t end = sala_min_i64(run + RUN, n);
+            if (end == run + RUN && !any_above(logits + run, worst))
+                continue;
+            for (int64_t i = run; i < end; i++) {
+                if (logits[i] > worst) {
+                    out[0] = (scored){(int32_t)i, logits[i], 0};
+                    sift_down(out, k, 0);
+                    worst = out[0].logit;
+                }
             }
         }
     }
@@ -152,38 +170,71 @@ int64_t sala_top_logits(scored *out, int64_t k, const float *logits, int64_t n)
     return k;
 }
 
-/* Fills p with the softmax of the kept logits; the list is sorted, so the first is the largest. */
-static void softmax(sala_candidate_list *l, float temperature)
+/* The list becomes the n best tokens. */
+static void list_best(sala_sampler *s, const float *x, int64_t n)
 {
+    enum { HEAP = 128 }; /* a heap of more of them takes longer than bisection */
+    sala_candidate_list *l = &s->list;
+    if (n <= HEAP || n >= s->n_vocab) {
+        l->count = sala_top_logits(l->items, n, x, s->n_vocab);
+    } else {
+        int32_t *tokens = (int32_t *)(void *)s->scaled; /* not used yet */
+        l->count = s->kernels->top_k(tokens, x, s->n_vocab, n);
+        for (int64_t i = 0; i < l->count; i++)
+            l->items[i] = (scored){tokens[i], x[tokens[i]], 0};
+        qsort(l->items, (size_t)l->count, sizeof *l->items, compare);
+    }
+    l->complete = n >= s->n_vocab;
+    while (l->count > 0 && l->items[l->count - 1].logit == -INFINITY) {
+        l->count--;
+        l->complete = true;
+    }
+}
+
+/* Fills p with the softmax of the kept logits; the list is sorted, so the first is the largest. When others than those
+ * of the list take part, they are in the sum. */
+static void softmax(sala_sampler *s, const float *x, float temperature)
+{
+    sala_candidate_list *l = &s->list;
     double sum = 0;
     const float top = l->items[0].logit;
     for (int64_t i = 0; i < l->count; i++) {
         l->items[i].p = expf((l->items[i].logit - top) / temperature);
         sum += l->items[i].p;
     }
+    if (!l->complete) {
+        for (int64_t i = 0; i < s->n_vocab; i++)
+            s->scaled[i] = (x[i] - top) / temperature;
+        sum = exp(s->kernels->log_sum_exp(s->scaled, s->n_vocab));
+    }
     for (int64_t i = 0; i < l->count; i++)
         l->items[i].p = (float)(l->items[i].p / sum);
 }
 
-static void keep_top_p(sala_candidate_list *l, float top_p)
+/* Both are false when the list ends before what is to be kept does. */
+static bool keep_top_p(sala_candidate_list *l, float top_p)
 {
     double sum = 0;
     for (int64_t i = 0; i < l->count; i++) {
         sum += l->items[i].p;
         if (sum >= top_p) {
             l->count = i + 1;
-            return;
+            l->complete = true;
+            break;
         }
     }
+    return l->complete;
 }
 
-static void keep_min_p(sala_candidate_list *l, float min_p)
+static bool keep_min_p(sala_candidate_list *l, float min_p)
 {
     const float limit = l->items[0].p * min_p;
     int64_t n = 1;
     while (n < l->count && l->items[n].p >= limit)
         n++;
+    l->complete |= n < l->count;
     l->count = n;
+    return l->complete;
 }
 
 typedef struct surprise {
@@ -232,62 +283,109 @@ static sala_status keep_typical(sala_candidate_list *l, float p, sala_error *err
     return SALA_OK;
 }
 
-static void apply_bias_and_penalties(sala_sampler *s, float *x)
+static void penalise(const sala_sampler *s, float *x, int32_t t)
 {
     const sala_sampler_params *p = &s->params;
-    for (size_t i = 0; i < p->n_bias; i++)
-        x[p->bias[i].token] += p->bias[i].bias;
-    if (p->repeat_penalty == 1 && p->presence_penalty == 0 && p->frequency_penalty == 0)
-        return;
-    for (int32_t t = 0; t < s->n_vocab; t++) {
-        if (s->counts[t] == 0)
-            continue;
-        x[t] = x[t] > 0 ? x[t] / p->repeat_penalty : x[t] * p->repeat_penalty;
-        x[t] -= (float)s->counts[t] * p->frequency_penalty + p->presence_penalty;
-    }
+    x[t] = x[t] > 0 ? x[t] / p->repeat_penalty : x[t] * p->repeat_penalty;
+    x[t] -= (float)s->counts[t] * p->frequency_penalty + p->presence_penalty;
 }
 
-static sala_status draw(sala_sampler *s, int32_t *token, sala_error *err)
+/* The logits, or a copy with bias and penalties. */
+static const float *adjusted(sala_sampler *s, const float *logits)
 {
     const sala_sampler_params *p = &s->params;
+    const bool penalties = p->repeat_penalty != 1 || p->presence_penalty != 0 || p->frequency_penalty != 0;
+    if (p->n_bias == 0 && !penalties)
+        return logits;
     float *x = s->logits;
-    apply_bias_and_penalties(s, x);
+    memcpy(x, logits, (size_t)s->n_vocab * sizeof *x);
+    for (size_t i = 0; i < p->n_bias; i++)
+        x[p->bias[i].token] += p->bias[i].bias;
+    if (!penalties)
+        return x;
+    if (s->params.penalty_last_n < 0 || s->n_history > s->n_vocab) {
+        for (int32_t t = 0; t < s->n_vocab; t++)
+            if (s->counts[t])
+                penalise(s, x, t);
+        return x;
+    }
+    for (int64_t i = 0; i < s->n_history; i++) { /* each token once: a negative count has had its turn */
+        const int32_t t = s->history[i];
+        if (s->counts[t] > 0) {
+            penalise(s, x, t);
+            s->counts[t] = -s->counts[t];
+        }
+    }
+    for (int64_t i = 0; i < s->n_history; i++)
+        s->counts[s->history[i]] = abs(s->counts[s->history[i]]);
+    return x;
+}
+
+static sala_status no_token(sala_error *err)
+{
+    return sala_fail(err, SALA_E_NUMERIC, "no token can be drawn: every one is forbidden or not a number");
+}
+
+/* Draws from the best n tokens, u in [0, 1); *token is -1 when that takes more of them. */
+static sala_status draw_from(sala_sampler *s, const float *x, int64_t n, double u, int32_t *token, sala_error *err)
+{
+    const sala_sampler_params *p = &s->params;
+    sala_candidate_list *l = &s->list;
+    *token = -1;
+    list_best(s, x, n);
+    if (l->count == 0)
+        return no_token(err);
+    if (p->top_k > 0)
+        l->complete = true;
+    if (p->typical_p > 0 && p->typical_p < 1) {
+        softmax(s, x, 1);
+        const sala_status st = keep_typical(l, p->typical_p, err);
+        if (st != SALA_OK)
+            return st;
+    }
+    if (p->top_p > 0 && p->top_p < 1) {
+        softmax(s, x, 1);
+        if (!keep_top_p(l, p->top_p))
+            return SALA_OK;
+    }
+    if (p->min_p > 0) {
+        softmax(s, x, 1);
+        if (!keep_min_p(l, p->min_p))
+            return SALA_OK;
+    }
+    softmax(s, x, p->temperature);
+    int64_t i = 0;
+    while (i < l->count && u >= l->items[i].p)
+        u -= l->items[i++].p;
+    if (i == l->count && l->complete) /* what rounding left over */
+        i--;
+    if (i < l->count)
+        *token = l->items[i].token;
+    return SALA_OK;
+}
+
+static sala_status draw(sala_sampler *s, const float *logits, int32_t *token, sala_error *err)
+{
+    const sala_sampler_params *p = &s->params;
+    const float *x = adjusted(s, logits);
     if (p->temperature <= 0) {
         float max;
         const int64_t best = s->kernels->argmax(x, s->n_vocab, &max);
         if (best < 0 || max == -INFINITY)
-            return sala_fail(err, SALA_E_NUMERIC, "no token can be drawn: every one is forbidden or not a number");
+            return no_token(err);
         *token = (int32_t)best;
         return SALA_OK;
     }
-    sala_candidate_list *l = &s->list;
-    l->count = sala_top_logits(l->items, p->top_k > 0 ? p->top_k : s->n_vocab, x, s->n_vocab);
-    while (l->count > 0 && l->items[l->count - 1].logit == -INFINITY)
-        l->count--;
-    if (l->count == 0)
-        return sala_fail(err, SALA_E_NUMERIC, "no token can be drawn: every one is forbidden or not a number");
-    sala_status st = SALA_OK;
-    if (p->typical_p > 0 && p->typical_p < 1) {
-        softmax(l, 1);
-        st = keep_typical(l, p->typical_p, err);
+    /* Without top-k, a few hundred of many thousand tokens nearly always hold what is drawn, and sorting all of them
+     * would take longer than a small model takes to compute the logits. */
+    int64_t n = p->top_k > 0 ? p->top_k : p->typical_p > 0 && p->typical_p < 1 ? s->n_vocab : 256;
+    const double u = sala_rng_uniform(&s->rng);
+    for (;; n *= 16) {
+        n = sala_min_i64(n, s->n_vocab);
+        const sala_status st = draw_from(s, x, n, u, token, err);
+        if (st != SALA_OK || *token >= 0)
+            return st;
     }
-    if (p->top_p > 0 && p->top_p < 1) {
-        softmax(l, 1);
-        keep_top_p(l, p->top_p);
-    }
-    if (p->min_p > 0) {
-        softmax(l, 1);
-        keep_min_p(l, p->min_p);
-    }
-    if (st != SALA_OK)
-        return st;
-    softmax(l, p->temperature);
-    double u = sala_rng_uniform(&s->rng);
-    int64_t i = 0;
-    while (i + 1 < l->count && u >= l->items[i].p)
-        u -= l->items[i++].p;
-    *token = l->items[i].token;
-    return SALA_OK;
 }
 
 sala_status sala_sample(sala_sampler *s, const float *logits, int32_t *token, sala_candidate *chosen,
@@ -295,9 +393,8 @@ sala_status sala_sample(sala_sampler *s, const float *logits, int32_t *token, sa
 {
     if (!s->kernels->all_finite(logits, s->n_vocab))
         return sala_fail(err, SALA_E_NUMERIC, "the logits hold infinities or not-a-number");
-    memcpy(s->logits, logits, (size_t)s->n_vocab * sizeof *logits);
     int32_t t = -1;
-    const sala_status st = draw(s, &t, err);
+    const sala_status st = draw(s, logits, &t, err);
     if (st != SALA_OK)
         return st;
     if (chosen || (top && n_top > 0)) {

@@ -13,6 +13,7 @@ typedef struct sala_candidate_list {
         float p;
     } * items;
     int64_t count;
+    bool complete; /* no other token takes part */
 } sala_candidate_list;
 
 struct sala_sampler {
@@ -24,7 +25,8 @@ struct sala_sampler {
     int32_t *history; /* ring of the last penalty_last_n tokens; NULL when all count */
     int64_t n_history, ring_at;
     int32_t *counts; /* [n_vocab] occurrences in the window */
-    float *logits;   /* [n_vocab] working copy */
+    float *logits;   /* [n_vocab] working copy, where bias or penalties change them */
+    float *scaled;   /* [n_vocab] divided by the temperature */
     sala_candidate_list list;
 };
 

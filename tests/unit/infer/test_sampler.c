@@ -202,6 +202,45 @@ static void same_seed_same_draws(void **state)
     sala_sampler_close(c);
 }
 
+/* A large vocabulary is sorted only as far as a draw needs it: the same draws as with all of it sorted, which top-k of
+ * all tokens asks for; flat and peaked, with penalties over a window that holds tokens twice. */
+static void large_vocabularies(void **state)
+{
+    (void)state;
+    enum { LARGE = 6000, WIDTHS = 3 };
+    static float x[LARGE];
+    static const sala_sampler_params params[] = {
+        {.temperature = 1},
+        {.temperature = 0.7f, .top_p = 0.9f},
+        {.temperature = 1.5f, .min_p = 0.02f},
+        {.temperature = 1, .top_p = 0.98f, .min_p = 0.001f},
+        {.temperature = 0.8f, .repeat_penalty = 1.3f, .frequency_penalty = 0.2f, .penalty_last_n = 10},
+    };
+    sala_rng rng;
+    sala_rng_seed(&rng, test_seed(5));
+    for (size_t i = 0; i < SALA_ARRAY_LEN(params) * WIDTHS; i++) {
+        sala_sampler_params p = params[i / WIDTHS];
+        sala_sampler *s[2];
+        for (int all = 0; all < 2; all++) {
+            p.top_k = all ? LARGE : 0;
+            assert_int_equal(sala_sampler_make(&s[all], &kernels, LARGE, &p, NULL), SALA_OK);
+        }
+        for (int draw = 0; draw < 20; draw++) {
+            for (int t = 0; t < LARGE; t++) {
+                const double width = i % WIDTHS == 0 ? 0.5 : i % WIDTHS == 1 ? 2 : 8;
+                x[t] = draw % 5 == 4 && t % 7 ? -1e30f : (float)(width * sala_rng_normal(&rng));
+            }
+            int32_t a, b;
+            assert_int_equal(sala_sample(s[0], x, &a, NULL, NULL, 0, NULL), SALA_OK);
+            assert_int_equal(sala_sample(s[1], x, &b, NULL, NULL, 0, NULL), SALA_OK);
+            if (a != b)
+                fail_msg("parameters %zu, draw %d: token %d, with everything sorted %d", i, draw, a, b);
+        }
+        for (int all = 0; all < 2; all++)
+            sala_sampler_close(s[all]);
+    }
+}
+
 static void refusals(void **state)
 {
     (void)state;
@@ -237,8 +276,9 @@ int main(void)
 {
     sala_kernels_get(&kernels, "ref", 0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(distributions),     cmocka_unit_test(typical),  cmocka_unit_test(greedy_and_penalties),
-        cmocka_unit_test(log_probabilities), cmocka_unit_test(refusals), cmocka_unit_test(same_seed_same_draws),
+        cmocka_unit_test(distributions),      cmocka_unit_test(typical),  cmocka_unit_test(greedy_and_penalties),
+        cmocka_unit_test(log_probabilities),  cmocka_unit_test(refusals), cmocka_unit_test(same_seed_same_draws),
+        cmocka_unit_test(large_vocabularies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
