@@ -163,6 +163,8 @@ typedef struct sala_backend_ops {
     void (*export_row)(sala_backend *be, float *out, const sala_weight *w, int64_t row);
 
     /* ---- operations ---- */
+    /* A hint: n numbers that an operation behind the next one will read, once, far from anything else. */
+    void (*soon)(sala_backend *be, const sala_act *x, int64_t n);
     /* Several matrices on the same input x [n_rows][cols]. */
     void (*linear_group)(sala_backend *be, const sala_linear_out *outs, int n_outs, const sala_act *x, int64_t n_rows,
                          int64_t cols);

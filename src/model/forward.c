@@ -63,11 +63,13 @@ static void run_layer(sala_net *net, int layer, const slice *s, const sala_state
 
     observe(net, layer, SALA_OBSERVE_ATTN_IN, b->normed, s->n_rows, c->n_embd);
     const sala_mixer_call call = {net, layer, b, s->seqs, s->n_seqs, s->n_rows, state};
+    be->ops->soon(be, w->ffn_norm, c->n_embd);
     sala_mixer_get(c->mixers[layer])->run(&call);
     be->ops->add_norm(be, b->normed, b->h, b->out, r, w->ffn_norm, s->n_rows, c->n_embd, eps);
 
     observe(net, layer, SALA_OBSERVE_FFN_IN, b->normed, s->n_rows, c->n_embd);
     const sala_linear_out gate_up[] = {{w->gate, b->gate, c->n_ff, w->gate_bias}, {w->up, b->up, c->n_ff, w->up_bias}};
+    be->ops->soon(be, next_norm, c->n_embd);
     be->ops->linear_group(be, gate_up, 2, b->normed, s->n_rows, c->n_embd);
     be->ops->swiglu(be, b->gate, b->gate, b->up, s->n_rows, c->n_ff);
     observe(net, layer, SALA_OBSERVE_FFN_MID, b->gate, s->n_rows, c->n_ff);

@@ -159,10 +159,16 @@ static double log_sum_exp(const float *x, int64_t n)
 
 static bool all_finite(const float *x, int64_t n)
 {
-    EACH_VECTOR(n)
-    if (vf_not_finite(vf_load_n(x + i, (int)m)))
-        return false;
-    return true;
+    /* A product with zero is zero, or not a number. */
+    const vf zero = vf_zero();
+    vf sum[4] = {zero, zero, zero, zero};
+    int64_t at = 0;
+    for (; at + 4 * LANES <= n; at += 4 * LANES)
+        for (int j = 0; j < 4; j++)
+            sum[j] = vf_fma(vf_load(x + at + j * LANES), zero, sum[j]);
+    for (; at < n; at += LANES)
+        sum[0] = vf_fma(vf_load_n(x + at, (int)(n - at < LANES ? n - at : LANES)), zero, sum[0]);
+    return !vf_is_nan(vf_add(vf_add(sum[0], sum[1]), vf_add(sum[2], sum[3])));
 }
 
 static inline uint32_t at_least(const float *x, int m, float t)
