@@ -1,6 +1,7 @@
 /* Linear kernels. What is expected of one output is worked out in double from the weights as the file holds them:
  *
  *  - f32 inputs: sum of w * x; any order of f32 sums is within (n + 2) eps times the sum of |w * x|.
+ *  - bf16 inputs: the same, with x replaced by what prepare() made of it, the nearest bf16.
  *  - 8-bit inputs: the same with x replaced by what prepare() made of it, d * q. The integer sums are exact, so that
  * the error comes from rounding once per float operation: the scale (3), the sums over blocks (2 per block or half).
  * The minimum and the codes are rounded apart, therefore the magnitudes are those of code * scale and minimum, which
@@ -20,6 +21,11 @@
 static bool is_q8(const sala_linear_kernel *k)
 {
     return strncmp(k->act->name, "q8", 2) == 0;
+}
+
+static bool is_bf16(const sala_linear_kernel *k)
+{
+    return strcmp(k->act->name, "bf16") == 0;
 }
 
 /* Any codes, scales of a sane size and either sign. */
@@ -147,6 +153,20 @@ static void check_q8_prepare(check *c, const problem *p)
     }
 }
 
+/* Every input the nearest bf16, ties to even (none of these inputs is near a denormal), and zeros behind the row. */
+static void check_bf16_prepare(check *c, const problem *p)
+{
+    for (int64_t t = 0; t < p->n_tokens; t++) {
+        const uint16_t *row = (const uint16_t *)(const void *)(p->act + (size_t)t * p->act_stride);
+        for (int64_t i = 0; i < (int64_t)(p->act_stride / sizeof *row); i++) {
+            const uint16_t want = i < p->cols ? sala_f32_to_bf16(p->x[t * p->cols + i]) : 0;
+            if (row[i] != want)
+                check_fail(c, "input %lld of %lld became 0x%04x instead of 0x%04x", (long long)i, (long long)p->cols,
+                           row[i], want);
+        }
+    }
+}
+
 static void check_values(check *c, const problem *p, const float *out)
 {
     float *w = malloc((size_t)p->cols * sizeof(float));
@@ -173,8 +193,10 @@ static void check_values(check *c, const problem *p, const float *out)
                 }
                 bound = (double)(p->cols / 8 + row->finer * 4 + 8) * (double)FLT_EPSILON * mag;
             } else {
+                const uint16_t *rounded = (const uint16_t *)(const void *)(p->act + (size_t)t * p->act_stride);
                 for (int64_t i = 0; i < p->cols; i++) {
-                    const double v = (double)w[i] * (double)p->x[t * p->cols + i];
+                    const float x = is_bf16(p->k) ? sala_bf16_to_f32(rounded[i]) : p->x[t * p->cols + i];
+                    const double v = (double)w[i] * (double)x;
                     want += v;
                     mag += fabs(v);
                 }
@@ -211,6 +233,8 @@ static void check_shape(check *c, const sala_linear_kernel *k, int64_t rows, int
     run(&p, out, 0, rows, 0, n_tokens);
     if (is_q8(k))
         check_q8_prepare(c, &p);
+    if (is_bf16(k))
+        check_bf16_prepare(c, &p);
     check_values(c, &p, out);
 
     if (k->is_ref) {

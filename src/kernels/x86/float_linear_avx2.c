@@ -4,5 +4,7 @@
 #define LINEAR_NAME(type) sala_linear_##type##_avx2
 #define LINEAR_SUFFIX "_avx2"
 #define LINEAR_NEED SALA_CPU_AVX2
+#define ROWS 4
 #define TILE 3
+#define CHAINS 2
 #include "kernels/simd/float_linear_impl.h"

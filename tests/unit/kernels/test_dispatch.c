@@ -72,12 +72,15 @@ static void best_is_taken(void **state)
 #if defined(__x86_64__)
     static const struct {
         uint32_t cpu;
-        const char *family, *q4, *f16;
+        const char *family, *q4, *f16, *bf16;
     } want[] = {
-        {SALA_CPU_AVX2, "avx2", "q4_0_avx2", "f16_avx2"},
-        {SALA_CPU_AVX2 | SALA_CPU_AVX_VNNI, "avxvnni", "q4_0_avxvnni", "f16_avx2"},
-        {SALA_CPU_AVX2 | SALA_CPU_AVX512, "avx512", "q4_0_avx2", "f16_avx512"},
-        {SALA_CPU_AVX2 | SALA_CPU_AVX512 | SALA_CPU_AVX512_VNNI, "avx512", "q4_0_avx512vnni", "f16_avx512"},
+        {SALA_CPU_AVX2, "avx2", "q4_0_avx2", "f16_avx2", "bf16_avx2"},
+        {SALA_CPU_AVX2 | SALA_CPU_AVX_VNNI, "avxvnni", "q4_0_avxvnni", "f16_avx2", "bf16_avx2"},
+        {SALA_CPU_AVX2 | SALA_CPU_AVX512, "avx512", "q4_0_avx2", "f16_avx512", "bf16_avx512"},
+        {SALA_CPU_AVX2 | SALA_CPU_AVX512 | SALA_CPU_AVX512_VNNI, "avx512", "q4_0_avx512vnni", "f16_avx512",
+         "bf16_avx512"},
+        {SALA_CPU_AVX2 | SALA_CPU_AVX512 | SALA_CPU_AVX512_BF16, "avx512", "q4_0_avx2", "f16_avx512",
+         "bf16_avx512bf16"},
     };
     for (size_t i = 0; i < SALA_ARRAY_LEN(want); i++) {
         sala_kernels k;
@@ -85,6 +88,7 @@ static void best_is_taken(void **state)
         assert_string_equal(k.family, want[i].family);
         assert_string_equal(sala_linear_get(&k, SALA_Q4_0, 64, 64, false)->name, want[i].q4);
         assert_string_equal(sala_linear_get(&k, SALA_F16, 64, 64, false)->name, want[i].f16);
+        assert_string_equal(sala_linear_get(&k, SALA_BF16, 64, 64, false)->name, want[i].bf16);
     }
 #endif
 }
