@@ -171,7 +171,10 @@ sala_status sala_model_open(sala_model **out, const char *path, const sala_model
     sala_model *m = calloc(1, sizeof *m);
     if (!m)
         return sala_fail_memory(err, sizeof *m);
-    pthread_mutex_init(&m->turn, NULL);
+    if (sala_turn_open(&m->turn) != 0) {
+        free(m);
+        return sala_fail_memory(err, sizeof *m);
+    }
     sala_kernels_get(&m->sampling_kernels, NULL, sala_os_cpu_features());
     m->path = sala_strdup(path);
     const sala_status st =
@@ -200,7 +203,7 @@ void sala_model_close(sala_model *m)
     free(m->template_source);
     free(m->end_tokens);
     free(m->path);
-    pthread_mutex_destroy(&m->turn);
+    sala_turn_close(m->turn);
     free(m);
 }
 

@@ -4,10 +4,9 @@
 
 #include "kernels/kernels.h"
 #include "model/net.h"
+#include "os/os.h"
 #include "text/chat.h"
 #include "text/tokenizer.h"
-
-#include <pthread.h>
 
 struct sala_model {
     char *path;
@@ -26,7 +25,7 @@ struct sala_model {
     uint64_t n_params, weight_bytes;
     sala_kernels sampling_kernels; /* for logits in host memory */
     bool ref;                      /* reference kernels: caches default to f32 */
-    pthread_mutex_t turn;          /* one forward pass at a time; guards the scratch below too */
+    sala_turn *turn;               /* one forward pass at a time; guards the scratch below too */
     void *work;                    /* rows and timelines of a call, grown to the largest seen */
     size_t work_bytes;
 };

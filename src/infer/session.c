@@ -349,9 +349,9 @@ sala_status sala_forward(sala_model *model, sala_session *const *sessions, int n
         return sala_fail(err, SALA_E_INVALID, "a batch of %d rows for %d sessions", n_rows, n_sessions);
     if (n_rows == 0)
         return SALA_OK;
-    pthread_mutex_lock(&model->turn);
+    sala_turn_take(model->turn);
     const sala_status st = run_batch(model, sessions, n_sessions, rows, n_rows, logits, err);
-    pthread_mutex_unlock(&model->turn);
+    sala_turn_give(model->turn);
     return st;
 }
 

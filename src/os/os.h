@@ -110,8 +110,8 @@ enum {
     SALA_CPU_I8MM = 1u << 10,
 };
 uint32_t sala_os_cpu_features(void); /* what CPU and operating system both allow */
-/* What this process may compute on, and how many threads that asks for. Facts that the system does not tell (a container
- * without /sys) count as absent: every CPU is then a core of full speed. */
+/* What this process may compute on, and how many threads that asks for. Facts that the system does not tell (a
+ * container without /sys) count as absent: every CPU is then a core of full speed. */
 typedef struct sala_cpus {
     int n_cpus;       /* in the affinity mask */
     int n_cores;      /* of these, cores: hardware threads of one core share its arithmetic and count once */
@@ -129,12 +129,22 @@ int sala_os_cpu_count(void); /* n_threads of sala_os_cpus */
 /* One pool for everything. run() calls fn(user, task, worker) for every task in [0, n_tasks), each exactly once, on the
  * caller and the pool's threads; tasks are handed out one by one as threads come free, so a thread that the system has
  * descheduled holds up its own task only. worker is in [0, sala_pool_size). Calls from several threads take turns; a
- * call from inside a task runs its tasks on the calling thread. */
+ * call from inside a task runs its tasks on the calling thread. n_threads < 1: sala_os_cpu_count(). More threads than
+ * CPUs are allowed; those that are too many sleep. */
 typedef struct sala_pool sala_pool;
 typedef void sala_task_fn(void *user, int task, int worker);
 int sala_pool_open(sala_pool **out, int n_threads);
+/* The same with a number of threads that may be awake at a time, the caller counted, whatever CPUs there are. */
+int sala_pool_open_awake(sala_pool **out, int n_threads, int max_awake);
 void sala_pool_close(sala_pool *pool);
 int sala_pool_size(const sala_pool *pool);
 void sala_pool_run(sala_pool *pool, int n_tasks, sala_task_fn *fn, void *user);
+
+/* A lock that goes to whoever has waited longest. Not for taking twice, nor for giving back by another thread. */
+typedef struct sala_turn sala_turn;
+int sala_turn_open(sala_turn **out);
+void sala_turn_close(sala_turn *turn); /* nobody has it or waits for it; NULL is fine */
+void sala_turn_take(sala_turn *turn);
+void sala_turn_give(sala_turn *turn);
 
 #endif
