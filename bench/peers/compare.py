@@ -1,190 +1,227 @@
 #!/usr/bin/env python3
-"""Speed of sala next to llama.cpp: same file, same threads, same machine, runs taken in turn.
+"""Speed of sala next to llama.cpp: same files, same threads, same machine, runs taken in turn.
 
-    compare.py [--model FILE] [--threads N] [--depths 0,1024,4096] [--prefill 512] [--decode 128] [--rounds 5] [--out STEM]
+    compare.py [--works LIST] [--rounds 3] [--minutes 30] [--threads N] [--models DIR] [--out STEM]
+    compare.py --model FILE [--depths 0,4096] [--caches f16,q8_0]
+    compare.py --list
 
-Each round runs `sala bench` and then a fresh process with llama.cpp (package llama-cpp-python), so that both see the same
-weather. The median of the rounds counts. Writes STEM.json and STEM.svg (default build/bench/peers) and prints a table.
+A round goes through the works; in each, the engines take turns, every run in a process of its own, so that all see the same
+weather. Where an engine has variants (type of the cache, flash attention) each is run, and the best one counts, for prefill
+and for decoding on their own; a variant that was far behind in the first round is not run again. The median of the rounds
+counts. No round is begun that would not end within --minutes. Writes STEM.json and STEM.svg (default build/bench/peers) and
+prints a table.
 """
 import argparse
-import ctypes
+import itertools
 import json
 import os
 import pathlib
-import platform
-import resource
 import statistics
-import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-SALA = os.environ.get("SALA") or str(ROOT / "build" / "release" / "sala")
+import chart
+import engines as eng
+import machine
+import works
+
+SALA = os.environ.get("SALA") or str(works.ROOT / "build" / "release" / "sala")
+FAR_BEHIND = 0.8  # of the best variant of the same engine; below it in every row, a variant is left out after round 1
 
 
-# ---- llama.cpp, in a process of its own --------------------------------------------------------------------------------
+def say(text):
+    print(text, file=sys.stderr, flush=True)
 
 
-def worker(model, threads, depths, n_prefill, n_decode):
-    """Prints one JSON array like that of `sala bench`. Weights mapped, f16 cache, library defaults otherwise."""
-    import llama_cpp as lc
-    quiet = lc.llama_log_callback(lambda level, text, user: None)
-    lc.llama_log_set(quiet, ctypes.c_void_p(0))
-    lc.llama_backend_init()
-    mp = lc.llama_model_default_params()
-    mp.n_gpu_layers = 0
-    m = lc.llama_model_load_from_file(model.encode(), mp)
-    cp = lc.llama_context_default_params()
-    cp.n_ctx = max(depths) + n_prefill + n_decode + 64
-    cp.n_batch = cp.n_ubatch = 512
-    cp.n_threads = cp.n_threads_batch = threads
-    ctx = lc.llama_init_from_model(m, cp)
-    vocab = lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(m))
-    state = [1]
+def arguments():
+    ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    ap.add_argument("--works", default="default", help="names joined by commas, see --list [all but the 8B shape]")
+    ap.add_argument("--list", action="store_true", help="say which works there are")
+    ap.add_argument("--model", help="a GGUF file or a name of the catalogue, instead of the works")
+    ap.add_argument("--depths", default="0", help="with --model [0]")
+    ap.add_argument("--caches", default="f16", help="with --model: f16, q8_0 or both [f16]")
+    ap.add_argument("--models", default=str(works.ROOT / "build" / "bench" / "models"), help="where random models are kept")
+    ap.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    ap.add_argument("--kernels", default="", help="kernel family of sala; llama.cpp uses what it was built for")
+    ap.add_argument("--prefill", type=int, default=512)
+    ap.add_argument("--decode", type=int, default=64)
+    ap.add_argument("--rounds", type=int, default=3)
+    ap.add_argument("--minutes", type=float, default=30)
+    ap.add_argument("--peer-bench", metavar="PATH", help="another llama-bench, measured as well at depth 0")
+    ap.add_argument("--peer-args", default="", help="further arguments for it")
+    ap.add_argument("--out", default=str(works.ROOT / "build" / "bench" / "peers"))
+    return ap.parse_args()
 
-    def feed(n):
-        state[0] = (state[0] * 1664525 + 1013904223) & 0xFFFFFFFF
-        ids = (lc.llama_token * n)(*[3 + (state[0] + 7919 * i) % (vocab - 3) for i in range(n)])
-        if lc.llama_decode(ctx, lc.llama_batch_get_one(ids, n)) != 0:
-            raise RuntimeError("llama_decode failed")
-        lc.llama_synchronize(ctx)
 
-    def fill(n):
-        lc.llama_memory_clear(lc.llama_get_memory(ctx), True)
-        while n > 0:
-            feed(min(n, 512))
-            n -= 512
+def label(variant):
+    return " ".join("%s %s" % kv for kv in variant.items() if kv[1])
 
-    fill(64)  # pages in the weights
-    feed(1)
-    rows = []
-    for depth in depths:
-        for kind, n in (("prefill", n_prefill), ("decode", n_decode)):
-            fill(depth)
-            begin = time.perf_counter()
-            if kind == "prefill":
-                for at in range(0, n, 512):
-                    feed(min(512, n - at))
-            else:
-                for _ in range(n):
-                    feed(1)
-            rows.append({"kind": kind, "n": n, "depth": depth, "threads": threads,
-                         "tokens_per_second": n / (time.perf_counter() - begin)})
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+# ---- measuring ---------------------------------------------------------------------------------------------------------
+
+
+class Samples:
+    """Tokens per second of every work, row (kind, n, depth), engine and variant."""
+
+    def __init__(self):
+        self.of, self.rss, self.left_out = {}, {}, set()
+
+    def add(self, work, engine, variant, rows):
+        for r in rows:
+            slot = self.of.setdefault((work, r["kind"], r["n"], r["depth"]), {}).setdefault(engine, {})
+            slot.setdefault(variant, []).append(r["tokens_per_second"])
+            key = (work, engine)
+            self.rss[key] = max(self.rss.get(key, 0), r.get("peak_rss_bytes", 0))
+
+    def leave_out_slow(self, work):
+        near, seen = set(), set()
+        for (w, *_), by_engine in self.of.items():
+            for engine, by_variant in by_engine.items() if w == work else ():
+                best = max(map(statistics.median, by_variant.values()))
+                seen |= {(work, engine, v) for v in by_variant}
+                near |= {(work, engine, v) for v, s in by_variant.items() if statistics.median(s) >= FAR_BEHIND * best}
+        self.left_out |= seen - near
+
+
+def measure(chosen, paths, peers, a, samples, problems):
+    """Runs the rounds. Returns how many were complete."""
+    begin = time.monotonic()
+    until, longest = begin + 60 * a.minutes, 0
+    for done in range(a.rounds):
+        start = time.monotonic()
+        if done and start + longest > until:
+            say("no time for another round: %d of %d done" % (done, a.rounds))
+            return done
+        for work in chosen:
+            turns = itertools.zip_longest(*[[(e, v) for v in e.variants(work)] for e in peers])
+            began = time.monotonic()
+            for engine, variant in (t for turn in turns for t in turn if t):
+                key = (work.name, engine.name, label(variant))
+                if key in samples.left_out or key in problems:
+                    continue
+                try:
+                    rows = engine.run(work, paths[work.name], variant, max(300, until - time.monotonic()))
+                    samples.add(*key, rows)
+                except eng.Failed as e:
+                    if engine is peers[0]:
+                        raise
+                    problems[key] = str(e)
+                    say("  %s, %s, %s cannot run this and is left out:\n%s" % (*key, e))
+            if done == 0:
+                samples.leave_out_slow(work.name)
+            say("round %d of %d, %-10s %4.0f s; %.1f minutes so far" % (
+                done + 1, a.rounds, work.name, time.monotonic() - began, (time.monotonic() - begin) / 60))
+        longest = max(longest if done > 1 else 0, time.monotonic() - start)  # the first round also runs what is left out
+    return a.rounds
+
+
+# ---- reporting ---------------------------------------------------------------------------------------------------------
+
+
+def bytes_per_token(info, depth, n, cache):
+    """What decoding one token has to read: weights (of an untied embedding one row only) and, on average, the cache."""
+    tied = info["shape"]["tied_head"]
+    weights = sum(c["bytes"] for c in info["tensor_classes"] if tied or c["class"] != "token embedding")
+    table = {t["kv_type"]: t["at"][0]["kv_bytes"] / t["at"][0]["tokens"] for t in info["memory"]["table"]}
+    return weights + table[cache] * (depth + n / 2)
+
+
+def report_rows(samples, chosen, paths, inspect, bandwidth):
+    rows, order = [], {w.name: i for i, w in enumerate(chosen)}
+    infos = {w.name: inspect(paths[w.name]) for w in chosen}
+    for key in sorted(samples.of, key=lambda k: (order[k[0]], k[3], k[1] != "prefill")):
+        (work, kind, n, depth), by_engine = key, samples.of[key]
+        row = {"work": work, "file": os.path.basename(paths[work]), "kind": kind, "n": n, "depth": depth, "engines": {}}
+        for engine, by_variant in by_engine.items():
+            best = max(by_variant, key=lambda v: statistics.median(by_variant[v]))
+            row["engines"][engine] = {"median": statistics.median(by_variant[best]), "variant": best, "samples": by_variant,
+                                      "peak_rss_bytes": samples.rss[work, engine]}
+        ours = row["engines"]["sala"]
+        others = [e["median"] for name, e in row["engines"].items() if name != "sala"]
+        if others:
+            row["ratio"] = ours["median"] / max(others)
+        if kind == "decode":
+            for e in row["engines"].values():
+                cache = "q8_0" if "q8_0" in e["variant"] else "f16"
+                e["share_of_bandwidth"] = e["median"] * bytes_per_token(infos[work], depth, n, cache) / bandwidth
+        rows.append(row)
+    return rows
+
+
+def table(rows, names):
+    """The report for reading: tokens a second, the variant that won where there were several, share of the bandwidth."""
+    cells = [["work", "", "depth"] + names + ["ratio"]]
     for r in rows:
-        r["peak_rss_bytes"] = peak
-    print(json.dumps(rows))
-
-
-# ---- the comparison ----------------------------------------------------------------------------------------------------
-
-
-def run_json(command):
-    p = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    if p.returncode:
-        sys.exit("compare: %s: exit %d\n%s" % (" ".join(command), p.returncode, p.stderr.decode("utf-8", "replace")))
-    return json.loads(p.stdout)
-
-
-def cpu_name():
-    try:
-        for line in open("/proc/cpuinfo", encoding="utf-8"):
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.machine()
-
-
-def chart(rows, title):
-    """Grouped bars, one panel for prefill and one for decode, with the ratio above each pair."""
-    panels = [k for k in ("prefill", "decode") if any(r["kind"] == k for r in rows)]
-    width, height, top, left, gap = 420 * len(panels) + 20, 330, 64, 60, 420
-    out = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">'
-           % (width, height), '<rect width="100%" height="100%" fill="#fff"/>',
-           '<text x="20" y="24" font-size="15" font-weight="bold">%s</text>' % title.replace("&", "&amp;")]
-    for x, colour, name in ((20, "#1b6ca8", "sala"), (90, "#b9c3cc", "llama.cpp")):
-        out.append('<rect x="%d" y="36" width="12" height="12" fill="%s"/><text x="%d" y="47">%s</text>' % (
-            x, colour, x + 17, name))
-    for p, kind in enumerate(panels):
-        mine = [r for r in rows if r["kind"] == kind]
-        x0, base, high = left + gap * p, height - 50, height - 50 - top - 30
-        most = max(max(r["sala"], r["llama_cpp"]) for r in mine)
-        out.append('<text x="%d" y="%d" font-weight="bold">%s of %d, tokens/s</text>' % (x0, top + 14, kind, mine[0]["n"]))
-        out.append('<line x1="%d" y1="%d" x2="%d" y2="%d" stroke="#333"/>' % (x0 - 8, base, x0 + gap - 70, base))
-        step = (gap - 80) / len(mine)
-        for i, r in enumerate(mine):
-            bar = min(44, step / 2 - 6)
-            for j, (key, colour) in enumerate((("sala", "#1b6ca8"), ("llama_cpp", "#b9c3cc"))):
-                h, x = high * r[key] / most, x0 + i * step + j * (bar + 3)
-                out.append('<rect x="%.1f" y="%.1f" width="%.1f" height="%.1f" fill="%s"/>' % (x, base - h, bar, h, colour))
-                out.append('<text x="%.1f" y="%.1f" text-anchor="middle" font-size="10">%.0f</text>' % (
-                    x + bar / 2, base - h - 4, r[key]))
-            out.append('<text x="%.1f" y="%d" text-anchor="middle">depth %d</text>' % (x0 + i * step + bar, base + 16, r["depth"]))
-            out.append('<text x="%.1f" y="%d" text-anchor="middle" font-weight="bold">&#215; %.2f</text>' % (
-                x0 + i * step + bar, base + 33, r["ratio"]))
-    return "\n".join(out + ["</svg>", ""])
+        line = [r["work"], "%s %d" % (r["kind"], r["n"]), str(r["depth"])]
+        for name in names:
+            e = r["engines"].get(name)
+            if not e:
+                line.append("-")
+                continue
+            share = ", %.0f %%" % (100 * e["share_of_bandwidth"]) if "share_of_bandwidth" in e else ""
+            line.append("%.1f (%s%s)" % (e["median"], e["variant"].replace("kv ", "") or "-", share))
+        cells.append(line + ["%.2f" % r["ratio"] if "ratio" in r else "-"])
+    widths = [max(len(c[i]) for c in cells) for i in range(len(cells[0]))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths)) + " |" for line in cells]
+    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|"] + lines[1:])
 
 
 def main():
-    ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    ap.add_argument("--model", default="smollm2")
-    ap.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    ap.add_argument("--depths", default="0,1024,4096")
-    ap.add_argument("--prefill", type=int, default=512)
-    ap.add_argument("--decode", type=int, default=128)
-    ap.add_argument("--rounds", type=int, default=5)
-    ap.add_argument("--out", default=str(ROOT / "build" / "bench" / "peers"))
-    ap.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    a = ap.parse_args()
-    depths = [int(d) for d in a.depths.split(",")]
-    if a.worker:
-        worker(a.model, a.threads, depths, a.prefill, a.decode)
+    a = arguments()
+    if a.list:
+        for w in works.WORKS:
+            print("%-10s %-26s depth %-12s cache %-9s %4.1f GiB %s" % (
+                w.name, w.model, ",".join(map(str, w.depths)), ",".join(w.caches), w.gib,
+                "" if w.name in works.DEFAULT else "(not by default)"))
         return 0
-    if not os.path.exists(a.model):  # a name of the catalogue
-        name, a.model = a.model, run_json([SALA, "inspect", a.model, "--json"]).get("path", a.model)
-        if not os.path.exists(a.model):
-            sys.exit("compare: no file for the model %s; run `%s pull %s`" % (name, SALA, name))
+    if a.model:
+        chosen = [works.Work(os.path.basename(a.model), a.model, depths=tuple(int(d) for d in a.depths.split(",")),
+                             caches=tuple(a.caches.split(",")))]
+    else:
+        chosen = works.choose(a.works)
+    for w in [w for w in chosen if w.gib > works.free_gib()]:
+        say("%s is left out: it needs %.1f GiB of memory, %.1f are free" % (w.name, w.gib, works.free_gib()))
+        chosen.remove(w)
+    if not chosen:
+        return 1
 
-    ours = [SALA, "bench", a.model, "-p", str(a.prefill), "-n", str(a.decode), "-d", a.depths, "-t", str(a.threads),
-            "-r", "1", "--json"]
-    theirs = [sys.executable, __file__, "--worker", "--model", a.model, "--threads", str(a.threads), "--depths", a.depths,
-              "--prefill", str(a.prefill), "--decode", str(a.decode)]
-    samples = {}
-    for i in range(a.rounds):
-        for peer, command in (("sala", ours), ("llama_cpp", theirs)):
-            for r in run_json(command):
-                key = (r["kind"], r["n"], r["depth"])
-                slot = samples.setdefault(key, {"sala": [], "llama_cpp": [], "rss": {}})
-                slot[peer].append(r["tokens_per_second"])
-                slot["rss"][peer] = max(slot["rss"].get(peer, 0), r["peak_rss_bytes"])
-        print("round %d of %d done" % (i + 1, a.rounds), file=sys.stderr, flush=True)
+    def inspect(model):
+        return eng.run_json([SALA, "inspect", model, "--json"])
 
-    rows = []
-    for (kind, n, depth), s in sorted(samples.items(), key=lambda kv: (kv[0][0] != "prefill", kv[0][2])):
-        rows.append({"kind": kind, "n": n, "depth": depth, "threads": a.threads,
-                     "sala": statistics.median(s["sala"]), "llama_cpp": statistics.median(s["llama_cpp"]),
-                     "ratio": statistics.median(s["sala"]) / statistics.median(s["llama_cpp"]),
-                     "sala_samples": s["sala"], "llama_cpp_samples": s["llama_cpp"], "peak_rss_bytes": s["rss"]})
+    paths = {w.name: works.model_file(w, SALA, a.models, inspect) for w in chosen}
     import llama_cpp
-    machine = {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": a.threads, "system": platform.platform()}
-    report = {"model": os.path.basename(a.model), "model_bytes": os.path.getsize(a.model), "machine": machine,
-              "llama_cpp_python": llama_cpp.__version__, "rounds": a.rounds, "rows": rows}
+    peers = [eng.Sala(SALA, a), eng.LlamaCpp(a)] + ([eng.BenchProgram(a.peer_bench, a.peer_args, a)] if a.peer_bench else [])
+    guess = a.rounds * sum(w.seconds for w in chosen) / 60
+    say("%d works, %d rounds: some %.0f minutes on two cores, %.0f at most (and the first round to its end)"
+        % (len(chosen), a.rounds, guess, a.minutes))
+    samples, problems = Samples(), {}
+    bandwidth = machine.read_bandwidth(a.threads)
+    rounds = measure(chosen, paths, peers, a, samples, problems)
+    bandwidth = max(bandwidth, machine.read_bandwidth(a.threads))
+
+    rows = report_rows(samples, chosen, paths, inspect, bandwidth)
+    m = machine.describe(a.threads)
+    report = {"machine": m, "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "rounds": rounds,
+              "read_bytes_per_second": bandwidth, "sala": eng.run_json([SALA, "version", "--json"])["version"],
+              "kernels": a.kernels or "auto", "llama_cpp_python": llama_cpp.__version__,
+              "llama_cpp_system": llama_cpp.llama_print_system_info().decode(), "peer_args": a.peer_args, "rows": rows,
+              "could_not_run": [dict(zip(("work", "engine", "variant"), k), why=v) for k, v in problems.items()]}
     out = pathlib.Path(a.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
-    title = "%s, %d threads, %s" % (report["model"], a.threads, machine["cpu"])
-    out.with_suffix(".svg").write_text(chart(rows, title))
-    print("%s; llama-cpp-python %s; median of %d rounds\n" % (title, llama_cpp.__version__, a.rounds))
-    print("| work | depth | sala tok/s | llama.cpp tok/s | ratio | peak memory sala / llama.cpp, MiB |")
-    print("|---|---|---|---|---|---|")
-    for r in rows:
-        print("| %s %d | %d | %.1f | %.1f | %.2f | %.0f / %.0f |" % (
-            r["kind"], r["n"], r["depth"], r["sala"], r["llama_cpp"], r["ratio"],
-            r["peak_rss_bytes"]["sala"] / 2**20, r["peak_rss_bytes"]["llama_cpp"] / 2**20))
+    out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    title = "%s, %d threads (%s)" % (m["cpu"], a.threads, ", ".join(m["flags"]))
+    names = [e.name for e in peers]
+    out.with_suffix(".svg").write_text(chart.svg(rows, names, title), encoding="utf-8")
+    print("%s\nllama-cpp-python %s; median of %d rounds; reading memory: %.1f GB/s\n" % (
+        title, llama_cpp.__version__, rounds, bandwidth / 1e9))
+    print("Tokens a second (variant, share of the read bandwidth); ratio to the better of the others.\n")
+    print(table(rows, names))
     print("\nwritten: %s, %s" % (out.with_suffix(".json"), out.with_suffix(".svg")))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except eng.Failed as e:
+        sys.exit("compare: %s" % e)

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Brings llama.cpp as the Python package llama-cpp-python (built from source, some minutes the first time) into a private
 # environment and runs compare.py. Arguments are handed on.
-#   MODEL and THREADS choose the model and the threads; SALA_PYTHON an environment that has llama_cpp already.
+#   WORKS, ROUNDS, THREADS: what is measured, how often, with how many threads; MODEL: a file or name instead of WORKS
+#   MODELS: where random models are kept (build/bench/models)
+#   SALA_PYTHON: an environment that has llama_cpp already
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export SALA=${SALA:-$PWD/build/release/sala} PYTHONDONTWRITEBYTECODE=1
@@ -11,9 +13,14 @@ if [ -z "$python" ]; then
     if ! "$python" -c 'import llama_cpp' 2>/dev/null; then
         echo "Making the environment build/bench/venv (builds llama.cpp; some minutes)"
         python3 -m venv build/bench/venv
-        "$python" -m pip install -q 'llama-cpp-python>=0.3.9'
+        "$python" -m pip install -q 'llama-cpp-python>=0.3.36'
     fi
 fi
-model=${MODEL:-smollm2}
-[ -e "$model" ] || "$SALA" pull "$model"
-exec "$python" bench/peers/compare.py --model "$model" ${THREADS:+--threads "$THREADS"} "$@"
+if [ -n "${MODEL:-}" ]; then
+    [ -e "$MODEL" ] || "$SALA" pull "$MODEL" -q
+    set -- --model "$MODEL" "$@"
+elif [[ ,${WORKS:-default}, == *,@(default|all|smollm2),* ]]; then
+    "$SALA" pull smollm2 -q
+fi
+exec "$python" bench/peers/compare.py ${WORKS:+--works "$WORKS"} ${ROUNDS:+--rounds "$ROUNDS"} \
+    ${THREADS:+--threads "$THREADS"} ${MODELS:+--models "$MODELS"} "$@"
