@@ -64,7 +64,10 @@ class Samples:
     """Tokens per second of every work, row (kind, n, depth), engine and variant."""
 
     def __init__(self):
-        self.of, self.rss, self.left_out = {}, {}, set()
+        self.of, self.rss, self.left_out, self.bandwidths = {}, {}, set(), []
+
+    def bandwidth(self):
+        return statistics.median(self.bandwidths)
 
     def add(self, work, engine, variant, rows):
         for r in rows:
@@ -92,6 +95,7 @@ def measure(chosen, paths, peers, a, samples, problems):
         if done and start + longest > until:
             say("no time for another round: %d of %d done" % (done, a.rounds))
             return done
+        samples.bandwidths.append(machine.read_bandwidth(a.threads))
         for work in chosen:
             turns = itertools.zip_longest(*[[(e, v) for v in e.variants(work)] for e in peers])
             began = time.monotonic()
@@ -126,7 +130,7 @@ def bytes_per_token(info, depth, n, cache):
     return weights + table[cache] * (depth + n / 2)
 
 
-def report_rows(samples, chosen, paths, inspect, bandwidth):
+def report_rows(samples, chosen, paths, inspect):
     rows, order = [], {w.name: i for i, w in enumerate(chosen)}
     infos = {w.name: inspect(paths[w.name]) for w in chosen}
     for key in sorted(samples.of, key=lambda k: (order[k[0]], k[3], k[1] != "prefill")):
@@ -143,7 +147,7 @@ def report_rows(samples, chosen, paths, inspect, bandwidth):
         if kind == "decode":
             for e in row["engines"].values():
                 cache = "q8_0" if "q8_0" in e["variant"] else "f16"
-                e["share_of_bandwidth"] = e["median"] * bytes_per_token(infos[work], depth, n, cache) / bandwidth
+                e["share_of_bandwidth"] = e["median"] * bytes_per_token(infos[work], depth, n, cache) / samples.bandwidth()
         rows.append(row)
     return rows
 
@@ -195,14 +199,12 @@ def main():
     say("%d works, %d rounds: some %.0f minutes on two cores, %.0f at most (and the first round to its end)"
         % (len(chosen), a.rounds, guess, a.minutes))
     samples, problems = Samples(), {}
-    bandwidth = machine.read_bandwidth(a.threads)
     rounds = measure(chosen, paths, peers, a, samples, problems)
-    bandwidth = max(bandwidth, machine.read_bandwidth(a.threads))
 
-    rows = report_rows(samples, chosen, paths, inspect, bandwidth)
+    rows = report_rows(samples, chosen, paths, inspect)
     m = machine.describe(a.threads)
     report = {"machine": m, "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "rounds": rounds,
-              "read_bytes_per_second": bandwidth, "sala": eng.run_json([SALA, "version", "--json"])["version"],
+              "read_bytes_per_second": samples.bandwidth(), "sala": eng.run_json([SALA, "version", "--json"])["version"],
               "kernels": a.kernels or "auto", "llama_cpp_python": llama_cpp.__version__,
               "llama_cpp_system": llama_cpp.llama_print_system_info().decode(), "peer_args": a.peer_args, "rows": rows,
               "could_not_run": [dict(zip(("work", "engine", "variant"), k), why=v) for k, v in problems.items()]}
@@ -213,7 +215,7 @@ def main():
     names = [e.name for e in peers]
     out.with_suffix(".svg").write_text(chart.svg(rows, names, title), encoding="utf-8")
     print("%s\nllama-cpp-python %s; median of %d rounds; reading memory: %.1f GB/s\n" % (
-        title, llama_cpp.__version__, rounds, bandwidth / 1e9))
+        title, llama_cpp.__version__, rounds, samples.bandwidth() / 1e9))
     print("Tokens a second (variant, share of the read bandwidth); ratio to the better of the others.\n")
     print(table(rows, names))
     print("\nwritten: %s, %s" % (out.with_suffix(".json"), out.with_suffix(".svg")))

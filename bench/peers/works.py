@@ -70,7 +70,8 @@ def model_file(work, sala, folder, inspect):
         path = pathlib.Path(folder) / (work.model + ".gguf")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            subprocess.run([sala, "random", str(CONFIGS / (work.config + ".json")), "--type", work.type, "--out", str(path), "-q"],
+            subprocess.run([sala, "random", str(CONFIGS / (work.config + ".json")), "--type", work.type, "--out",
+                            str(path), "-q"],
                            check=True)
         return str(path)
     if os.path.exists(work.model):
