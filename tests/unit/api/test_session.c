@@ -7,6 +7,7 @@
 #include "unit/model/tiny.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <unistd.h>
 
 enum { N_VOCAB = 64, N_MAX = 700 };
