@@ -28,7 +28,7 @@ for f in src/kernels/*.c src/kernels/ref/*.c src/kernels/arm/*.c src/tensor/*.c 
 done
 # shellcheck disable=SC2086
 "$CC" $objects -o "$out/sala_check" -lm -lpthread
-for cpu in max cortex-a72; do # with the dot product instructions, and without
+for cpu in max neoverse-n1 cortex-a72; do # with matrix and dot product instructions, with the latter, with neither
     echo "qemu-aarch64 -cpu $cpu"
     "$QEMU" -L "$ROOT" -cpu "$cpu" "$out/sala_check" "$@"
 done

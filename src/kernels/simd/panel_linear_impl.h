@@ -302,6 +302,12 @@ INLINE void dot_groups(vi *sum, const vi w[8], const uint8_t *act, size_t act_st
 {
 #if HAVE_DOT
     (void)max_code;
+#if HAVE_MATMUL
+    if (n_tok % 2 == 0) {
+        dot_token_pairs(sum, w, act, act_stride, n_tok, g0, g1);
+        return;
+    }
+#endif
     for (int g = g0; g < g1; g++)
         for (int t = 0; t < n_tok; t++)
             sum[t] = vi_dot(sum[t], w[g], vi_bcast_32(act + (size_t)t * act_stride + 4 * g));

@@ -69,11 +69,11 @@ static void names(void **state)
 static void best_is_taken(void **state)
 {
     (void)state;
-#if defined(__x86_64__)
     static const struct {
         uint32_t cpu;
         const char *family, *q4, *f16, *bf16;
     } want[] = {
+#if defined(__x86_64__)
         {SALA_CPU_AVX2, "avx2", "q4_0_avx2", "f16_avx2", "bf16_avx2"},
         {SALA_CPU_AVX2 | SALA_CPU_AVX_VNNI, "avxvnni", "q4_0_avxvnni", "f16_avx2", "bf16_avx2"},
         {SALA_CPU_AVX2 | SALA_CPU_AVX512, "avx512", "q4_0_avx2", "f16_avx512", "bf16_avx512"},
@@ -81,6 +81,12 @@ static void best_is_taken(void **state)
          "bf16_avx512"},
         {SALA_CPU_AVX2 | SALA_CPU_AVX512 | SALA_CPU_AVX512_BF16, "avx512", "q4_0_avx2", "f16_avx512",
          "bf16_avx512bf16"},
+#elif defined(__aarch64__)
+        {SALA_CPU_NEON, "neon", "q4_0_neon", "f16_neon", "bf16_neon"},
+        {SALA_CPU_NEON | SALA_CPU_DOTPROD, "neon", "q4_0_dotprod", "f16_neon", "bf16_neon"},
+        {SALA_CPU_NEON | SALA_CPU_DOTPROD | SALA_CPU_I8MM, "neon", "q4_0_i8mm", "f16_neon", "bf16_neon"},
+#endif
+        {0, "ref", "q4_0_ref", "f16_ref", "bf16_ref"},
     };
     for (size_t i = 0; i < SALA_ARRAY_LEN(want); i++) {
         sala_kernels k;
@@ -90,7 +96,6 @@ static void best_is_taken(void **state)
         assert_string_equal(sala_linear_get(&k, SALA_F16, 64, 64, false)->name, want[i].f16);
         assert_string_equal(sala_linear_get(&k, SALA_BF16, 64, 64, false)->name, want[i].bf16);
     }
-#endif
 }
 
 int main(void)
