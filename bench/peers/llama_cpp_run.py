@@ -32,7 +32,8 @@ class Engine:
         cp = lc.llama_context_default_params()
         cp.n_ctx = max(depths) + max(a.prefill, a.decode, CHUNK) + 64
         cp.n_batch = cp.n_ubatch = CHUNK
-        cp.n_seq_max, cp.kv_unified = 2, True
+        if max(depths) > CHUNK and not a.read:
+            cp.n_seq_max, cp.kv_unified = 2, True  # the copies pass through a second sequence
         cp.n_threads = cp.n_threads_batch = a.threads
         cp.type_k = cp.type_v = {"f16": lc.GGML_TYPE_F16, "q8_0": lc.GGML_TYPE_Q8_0}[a.kv]
         cp.flash_attn_type = {"on": 1, "off": 0}[a.flash]
