@@ -144,6 +144,7 @@ static void check_vector(selftest *t, const char *family, const sala_kernels *fa
     enum { N = 515, D = 64, QUERIES = 3 };
     float x[N], w[N], a[N], b[N];
     static float keys[SALA_KV_BLOCK * D], values[SALA_KV_BLOCK * D], scratch[SALA_ATTN_SCRATCH(QUERIES, D)];
+    static float prepared[QUERIES * SALA_ATTN_QUERY(D)];
     static float stored[2][2][SALA_KV_BLOCK * D]; /* as large as the largest type needs */
     static const struct {
         const char *name;
@@ -183,7 +184,10 @@ static void check_vector(selftest *t, const char *family, const sala_kernels *fa
             }
             memset(acc[k], 0, sizeof acc[k]);
             kv->store(stored[k][0], stored[k][1], 0, SALA_KV_BLOCK, keys, values, D, D);
-            kv->attn_block(acc[k], m[k], l[k], q, stored[k][0], stored[k][1], QUERIES, D, visible, scratch, NULL);
+            if (kv->prepare)
+                kv->prepare(prepared, q, QUERIES, D);
+            kv->attn_block(acc[k], m[k], l[k], kv->prepare ? prepared : q, stored[k][0], stored[k][1], QUERIES, D,
+                           visible, scratch, NULL);
             for (int i = 0; i < QUERIES * D; i++)
                 acc[k][i] /= l[k][i / D];
         }

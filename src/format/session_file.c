@@ -9,7 +9,7 @@
 
 #include <xxhash.h>
 
-#define VERSION 1
+#define VERSION 2
 
 static const char magic[8] = {'S', 'A', 'L', 'A', 'S', 'E', 'S', 'S'};
 

@@ -30,7 +30,7 @@ typedef enum sala_session_access {
 typedef struct sala_session_file sala_session_file;
 
 /* SALA_E_STATE when another process holds the file in a way that excludes this one, SALA_E_NOT_FOUND when there is no
- * file; SALA_E_CORRUPT, SALA_E_TRUNCATED with what was found and expected; SALA_E_UNSUPPORTED for a later version. A
+ * file; SALA_E_CORRUPT, SALA_E_TRUNCATED with what was found and expected; SALA_E_UNSUPPORTED for another version. A
  * file whose newest header or table is damaged falls back to the one before, which sala_session_file_fell_back tells.
  * What is no session file is never written to. */
 sala_status sala_session_file_open(sala_session_file **out, const char *path, sala_session_access access,

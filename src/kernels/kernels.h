@@ -62,7 +62,9 @@ typedef struct sala_linear_kernel {
  * 0). `scratch` has SALA_ATTN_SCRATCH(n_q, d) floats. `next` is where the keys of the coming call lie, or NULL: a hint,
  * because blocks lie far apart and the hardware does not see the next one coming. */
 #define SALA_ATTN_SCRATCH(n_q, d)                                                                                      \
-    ((size_t)(n_q) * (SALA_KV_BLOCK + (size_t)(d)) + (size_t)SALA_KV_BLOCK * (size_t)(d) + 64)
+    ((size_t)(n_q) * (2 * SALA_KV_BLOCK + 2 * (size_t)(d)) + (size_t)SALA_KV_BLOCK * ((size_t)(d) + SALA_KV_BLOCK) + 64)
+/* Floats of one prepared query. */
+#define SALA_ATTN_QUERY(d) ((size_t)(d) + 4)
 typedef void sala_attn_block_fn(float *acc, float *m, float *l, const float *q, const void *k, const void *v, int n_q,
                                 int d, const int32_t *n_visible, float *scratch, const void *next);
 
@@ -75,6 +77,12 @@ typedef struct sala_kv_kernels {
     /* As floats: out [d][SALA_KV_BLOCK] and, for the first n tokens, out [n][d]. */
     void (*load_keys)(float *out, const void *k, int d);
     void (*load_values)(float *out, const void *v, int n, int d);
+    /* NULL: attn_block takes queries as they are. Otherwise it takes what this makes of [n_q][d] already scaled ones,
+     * SALA_ATTN_QUERY(d) floats each: once for all blocks. */
+    void (*prepare)(float *out, const float *q, int n_q, int d);
+    /* With `prepare`: it rounds each group of SALA_KV_GROUP components, of Q4_1 once turned, to multiples of
+     * f32(largest magnitude / query_steps), nearest even. */
+    int query_steps;
 } sala_kv_kernels;
 
 enum { SALA_KV_AS_F32, SALA_KV_AS_F16, SALA_KV_AS_Q8_0, SALA_KV_AS_Q4_1, SALA_N_KV_KERNELS };

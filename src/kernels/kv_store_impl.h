@@ -94,34 +94,51 @@ static void store_f16(void *k, void *v, int slot, int n, const float *keys, cons
         f32_to_f16((uint16_t *)v + (int64_t)(slot + t) * d, values + t * stride, d);
 }
 
+/* Groups of a quantised type lie at whole words: the last one may have up to 3 bytes that belong to no component. */
+static inline int padded_bytes(int n)
+{
+    return (n + 3) / 4 * 4;
+}
+
+/* The n codes of a group of a token, n a multiple of 4, from byte i on. */
+static inline void put_key_codes(uint8_t *to, const uint8_t *codes, int i, int token, int n)
+{
+    for (int c = 0; c < n; c += 4)
+        memcpy(to + sala_kv_key_at(i + c, token), codes + c, 4);
+}
+
+static inline void put_value_codes(uint8_t *to, const uint8_t *codes, int i, int token, int n, int code_bytes)
+{
+    to += sala_kv_value_at(i, token, code_bytes);
+    for (int c = 0; c < n; c++)
+        to[4 * c] = codes[c];
+}
+
 static void store_q8(void *k, void *v, int slot, int n, const float *keys, const float *values, int64_t stride, int d)
 {
-    const int n_groups = sala_kv_groups(d);
-    const size_t codes_bytes = (size_t)SALA_KV_BLOCK * (size_t)d;
+    const int row = sala_kv_code_bytes(SALA_Q8_0, d);
+    const size_t codes_bytes = (size_t)SALA_KV_BLOCK * (size_t)row;
     uint16_t *k_scale = (uint16_t *)(void *)((uint8_t *)k + codes_bytes);
     uint16_t *v_scale = (uint16_t *)(void *)((uint8_t *)v + codes_bytes);
-    int8_t tile[SALA_KV_BLOCK][SALA_KV_GROUP];
+    uint8_t codes[SALA_KV_GROUP];
     EACH_GROUP(d)
     {
-        for (int t = 0; t < n; t++)
-            k_scale[g * SALA_KV_BLOCK + slot + t] = quantise_q8(tile[t], keys + t * stride + c0, m);
-        for (int c = 0; c < m; c++) {
-            int8_t *to = (int8_t *)k + (c0 + c) * SALA_KV_BLOCK + slot;
-            for (int t = 0; t < n; t++)
-                to[t] = tile[t][c];
+        memset(codes + m, 0, (size_t)(SALA_KV_GROUP - m));
+        for (int t = 0; t < n; t++) {
+            const int at = g * SALA_KV_BLOCK + slot + t;
+            k_scale[at] = quantise_q8((int8_t *)codes, keys + t * stride + c0, m);
+            put_key_codes(k, codes, c0, slot + t, padded_bytes(m));
+            v_scale[at] = quantise_q8((int8_t *)codes, values + t * stride + c0, m);
+            put_value_codes(v, codes, c0, slot + t, padded_bytes(m), row);
         }
-        for (int t = 0; t < n; t++)
-            v_scale[(slot + t) * n_groups + g] =
-                quantise_q8((int8_t *)v + (int64_t)(slot + t) * d + c0, values + t * stride + c0, m);
     }
 }
 
 /* Two codes of a byte; the components that a short group lacks are 0. */
-static inline void join_nibbles(uint8_t *out, const uint8_t *codes, int m)
+static inline void join_nibbles(uint8_t *bytes, const uint8_t *codes)
 {
-    const int n = nibble_bytes(m);
-    for (int i = 0; i < n; i++)
-        out[i] = (uint8_t)(codes[i] | codes[i + SALA_KV_GROUP / 2] << 4);
+    for (int i = 0; i < SALA_KV_GROUP / 2; i++)
+        bytes[i] = (uint8_t)(codes[i] | codes[i + SALA_KV_GROUP / 2] << 4);
 }
 
 static void store_q4(void *k, void *v, int slot, int n, const float *keys, const float *values, int64_t stride, int d)
@@ -130,28 +147,22 @@ static void store_q4(void *k, void *v, int slot, int n, const float *keys, const
     const size_t codes_bytes = (size_t)SALA_KV_BLOCK * (size_t)row;
     uint16_t *k_scale = (uint16_t *)(void *)((uint8_t *)k + codes_bytes), *k_min = k_scale + n_groups * SALA_KV_BLOCK;
     uint16_t *v_scale = (uint16_t *)(void *)((uint8_t *)v + codes_bytes), *v_min = v_scale + n_groups * SALA_KV_BLOCK;
-    uint8_t tile[SALA_KV_BLOCK][SALA_KV_GROUP / 2], codes[SALA_KV_GROUP] = {0};
+    uint8_t codes[SALA_KV_GROUP], bytes[SALA_KV_GROUP / 2];
     float turned[SALA_KV_GROUP];
     EACH_GROUP(d)
     {
-        const int row0 = c0 / 2;
+        const int n_bytes = padded_bytes(nibble_bytes(m));
         memset(codes + m, 0, (size_t)(SALA_KV_GROUP - m));
         for (int t = 0; t < n; t++) {
             const int at = g * SALA_KV_BLOCK + slot + t;
             memcpy(turned, keys + t * stride + c0, (size_t)m * sizeof(float));
             turn_group(turned, m);
             k_scale[at] = quantise_q4(codes, turned, m, k_min + at);
-            join_nibbles(tile[t], codes, m);
-        }
-        for (int i = 0; i < nibble_bytes(m); i++) {
-            uint8_t *to = (uint8_t *)k + (row0 + i) * SALA_KV_BLOCK + slot;
-            for (int t = 0; t < n; t++)
-                to[t] = tile[t][i];
-        }
-        for (int t = 0; t < n; t++) {
-            const int at = (slot + t) * n_groups + g;
+            join_nibbles(bytes, codes);
+            put_key_codes(k, bytes, c0 / 2, slot + t, n_bytes);
             v_scale[at] = quantise_q4(codes, values + t * stride + c0, m, v_min + at);
-            join_nibbles((uint8_t *)v + (int64_t)(slot + t) * row + row0, codes, m);
+            join_nibbles(bytes, codes);
+            put_value_codes(v, bytes, c0 / 2, slot + t, n_bytes, row);
         }
     }
 }

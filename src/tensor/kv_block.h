@@ -1,17 +1,24 @@
 /* How keys and values lie in a cache block of 64 tokens, for one head: the definition that stores, kernels and session
  * files share.
  *
- * Keys lie component by component ([head_dim][64]), so that a lane of a register can own a key as it comes from memory;
- * values lie token by token ([64][head_dim]). Both take the same number of bytes.
+ * Keys of plain types lie component by component ([head_dim][64]), so that a lane of a register can own a key as it
+ * comes from memory; values lie token by token ([64][head_dim]). Both take the same number of bytes.
+ *
+ * Integers of quantised types are multiplied four at a time in a lane of 32 bits. So four components of a key lie side
+ * by side ([code bytes / 4][64][4]), and four tokens of a value's component: j, j + 16, j + 32 and j + 48, j < 16
+ * ([16][code bytes][4]), which lets their weights meet without leaving their lanes.
  *
  *   F32, F16   plain elements
- *   Q8_0       8-bit integers times one scale per token and group of 32 components (the last group may be shorter)
- *     keys     int8 [head_dim][64], then f16 scale [groups][64]
- *     values   int8 [64][head_dim], then f16 scale [64][groups]
+ *   Q8_0       8-bit integers times one scale per token and group of 32 components (the last group may be shorter).
+ *              Code bytes of a token: head_dim, rounded up to a multiple of 4; byte c is component c
+ *     keys     codes, then f16 scale [groups][64]
+ *     values   codes, then f16 scale [groups][64]
  *   Q4_1       4-bit integers 0..15 times a scale, plus a minimum, per token and group of 32 components. Component c of
- * a group, c < 16, is the low half of byte c, component c + 16 the high half; `bytes` of a token are 16 for a whole
- * group and min(16, components) for a shorter one keys     nibbles [bytes][64], then f16 scale [groups][64], then f16
- * minimum [groups][64] values   nibbles [64][bytes], then f16 scale [64][groups], then f16 minimum [64][groups]
+ *              a group, c < 16, is the low half of the group's byte c, component c + 16 the high half. Code bytes of a
+ *              token: 16 for a whole group and min(16, components), rounded up to a multiple of 4, for a shorter one
+ *     keys     codes, then f16 scale [groups][64], then f16 minimum [groups][64]
+ *     values   codes, then f16 scale [groups][64], then f16 minimum [groups][64]
+ * Codes of components that there are not are 0.
  *
  * How a group x is quantised; every operation is rounded to f32 unless it says f16, nearest even:
  *   Q8_0       scale = f16(max |x| / 127), integer = round(x / scale), at most 127 either way
@@ -50,7 +57,19 @@ static inline int sala_kv_groups(int head_dim)
 static inline int sala_kv_code_bytes(sala_dtype t, int head_dim)
 {
     const int rest = head_dim % SALA_KV_GROUP, half = SALA_KV_GROUP / 2;
-    return t == SALA_Q8_0 ? head_dim : head_dim / SALA_KV_GROUP * half + (rest < half ? rest : half);
+    const int n = t == SALA_Q8_0 ? head_dim : head_dim / SALA_KV_GROUP * half + (rest < half ? rest : half);
+    return (n + 3) / 4 * 4;
+}
+
+/* Where byte i of a token's integers lies, in a head's keys and in its values. */
+static inline int sala_kv_key_at(int i, int token)
+{
+    return (i / 4 * SALA_KV_BLOCK + token) * 4 + i % 4;
+}
+
+static inline int sala_kv_value_at(int i, int token, int code_bytes)
+{
+    return (token % (SALA_KV_BLOCK / 4) * code_bytes + i) * 4 + token / (SALA_KV_BLOCK / 4);
 }
 
 /* Bytes of one head's keys of a block; its values take as many. A multiple of 64. */

@@ -1,8 +1,9 @@
 /* Attention over blocks of keys: several blocks in a row against the softmax in double.
  *
  * Bound of one output: scores are off by (d + 9) eps sum |q k|, which is a relative error of the weights (7 of it where
- * queries are turned); the sums of
- * weights and of weighted values add their number of eps; all of it relative to the weighted sum of |v|. */
+ * queries are turned); the sums of weights and of weighted values add their number of eps; all of it relative to the
+ * weighted sum of |v|. Where codes are multiplied as integers, queries are rounded, here too, and weights are off by
+ * half of a step of 16 bits, added up. */
 #include "check/check.h"
 
 #include <float.h>
@@ -18,7 +19,7 @@ typedef struct problem {
     sala_dtype dtype;
     size_t head_bytes;
     int n_q, d, n_blocks;
-    float *q, *acc, *m, *l, *scratch;
+    float *q, *prepared, *acc, *m, *l, *scratch;
     uint8_t *keys, *values;
     int32_t visible[8][MAX_Q];
 } problem;
@@ -30,10 +31,13 @@ static void run(problem *p)
         p->l[i] = 0;
     }
     memset(p->acc, 0, (size_t)(p->n_q * p->d) * sizeof(float));
+    const sala_kv_kernels *kv = &p->k->kv[p->as];
+    if (kv->prepare)
+        kv->prepare(p->prepared, p->q, p->n_q, p->d);
     for (int b = 0; b < p->n_blocks; b++) {
         const size_t at = (size_t)b * p->head_bytes;
-        p->k->kv[p->as].attn_block(p->acc, p->m, p->l, p->q, p->keys + at, p->values + at, p->n_q, p->d, p->visible[b],
-                                   p->scratch, b + 1 < p->n_blocks ? p->keys + at + p->head_bytes : NULL);
+        kv->attn_block(p->acc, p->m, p->l, kv->prepare ? p->prepared : p->q, p->keys + at, p->values + at, p->n_q, p->d,
+                       p->visible[b], p->scratch, b + 1 < p->n_blocks ? p->keys + at + p->head_bytes : NULL);
     }
 }
 
@@ -50,6 +54,7 @@ static problem make(check *c, const sala_kernels *k, int as, int n_q, int d, int
     p.head_bytes = sala_kv_head_bytes(dtype, d);
     const size_t nq = (size_t)n_q, nd = (size_t)d, n_cached = (size_t)n_blocks * p.head_bytes;
     p.q = check_guarded(nq * nd * sizeof(float));
+    p.prepared = check_guarded(nq * SALA_ATTN_QUERY(d) * sizeof(float));
     p.acc = check_guarded(nq * nd * sizeof(float));
     p.m = check_guarded(nq * sizeof(float));
     p.l = check_guarded(nq * sizeof(float));
@@ -84,28 +89,64 @@ static void poison(problem *p)
     }
 }
 
-/* A query as its keys are turned, and what the rounding of each component is relative to. */
-static void turn_query(double *q, double *size, const problem *p, int i)
+/* A query as it meets the keys, turned as they are and rounded where codes are multiplied; and what the rounding of
+ * each component is relative to. */
+static void query_of(double *q, double *size, const problem *p, int i)
 {
+    const sala_kv_kernels *kv = &p->k->kv[p->as];
     for (int c0 = 0; c0 < p->d; c0 += SALA_KV_GROUP) {
         const int n = p->d - c0 < SALA_KV_GROUP ? p->d - c0 : SALA_KV_GROUP;
+        const float *from = p->q + i * p->d + c0;
         double sum = 0;
-        for (int e = c0; e < c0 + n; e++) {
-            q[e] = (double)p->q[i * p->d + e];
-            sum += fabs(q[e]);
+        float turned[SALA_KV_GROUP], top = 0;
+        for (int e = 0; e < n; e++) {
+            q[c0 + e] = (double)from[e];
+            sum += fabs(q[c0 + e]);
         }
         check_turn(q + c0, n, p->dtype == SALA_Q4_1);
-        for (int e = c0; e < c0 + n; e++)
-            size[e] = p->dtype == SALA_Q4_1 ? sum : fabs(q[e]);
+        memcpy(turned, from, (size_t)n * sizeof *turned);
+        if (p->dtype == SALA_Q4_1)
+            check_turn_f32(turned, n);
+        for (int e = 0; e < n; e++)
+            top = fmaxf(top, fabsf(turned[e]));
+        for (int e = 0; e < n; e++) {
+            size[c0 + e] = p->dtype == SALA_Q4_1 ? sum : fabs(q[c0 + e]);
+            if (kv->prepare) {
+                const float scale = top / (float)kv->query_steps;
+                q[c0 + e] = scale > 0 ? (double)scale * (double)nearbyintf(turned[e] / scale) : 0;
+            }
+        }
     }
+}
+
+/* How far the sum over keys of exp(score - top) * value is off because weights are rounded: in each block by half of
+ * 1/32767 of the largest product of weight and scale, for every code. Minima take no part in that. */
+static double weights_off(const problem *p, int i, int e, const double *score, double top)
+{
+    double off = 0;
+    for (int b = 0; b < p->n_blocks; b++) {
+        const uint8_t *head = p->values + (size_t)b * p->head_bytes;
+        double most = -INFINITY, scale = 0, codes = 0;
+        for (int j = 0; j < p->visible[b][i]; j++) {
+            double code;
+            const double by = check_scale(p->dtype, head, p->d, j, e, &code);
+            most = fmax(most, score[b * SALA_KV_BLOCK + j]);
+            scale = fmax(scale, by);
+            codes += fabs(code);
+        }
+        if (p->visible[b][i] > 0)
+            off += exp(most - top) * scale / 65534 * codes;
+    }
+    return off;
 }
 
 static void check_values(check *c, const problem *p)
 {
     const int n_keys = p->n_blocks * SALA_KV_BLOCK, d = p->d;
+    const bool in_codes = p->k->kv[p->as].prepare;
     double *score = malloc((size_t)n_keys * sizeof(double)), q[256], size[256];
     for (int i = 0; i < p->n_q; i++) {
-        turn_query(q, size, p, i);
+        query_of(q, size, p, i);
         double top = -INFINITY, sum = 0, worst = 0;
         for (int j = 0; j < n_keys; j++) {
             score[j] = -INFINITY;
@@ -131,6 +172,7 @@ static void check_values(check *c, const problem *p)
         const double relative = ((double)(d + 9) * worst * 2 + n_keys + 8 * p->n_blocks + 16) * (double)FLT_EPSILON;
         for (int e = 0; e < d; e++) {
             double want = 0, mag = 0;
+            const double weights = in_codes ? weights_off(p, i, e, score, top) / sum : 0;
             for (int j = 0; j < n_keys; j++) {
                 const double w = exp(score[j] - top) / sum, v = (double)cached(p, false, j, e);
                 if (w > 0) {
@@ -139,9 +181,10 @@ static void check_values(check *c, const problem *p)
                 }
             }
             const double got = (double)p->acc[i * d + e] / (double)p->l[i];
-            if (!(fabs(got - want) <= relative * mag))
+            const double bound = relative * mag + 1.01 * weights;
+            if (!(fabs(got - want) <= bound))
                 check_fail(c, "d %d, %d queries, query %d, component %d: %g instead of %g, bound %g", d, p->n_q, i, e,
-                           got, want, relative * mag);
+                           got, want, bound);
         }
         const double lse = (double)p->m[i] + log((double)p->l[i]), want = top + log(sum);
         if (!(fabs(lse - want) <= relative + (double)FLT_EPSILON * fabs(top)))
@@ -177,7 +220,7 @@ static void check_shape(check *c, const sala_kernels *k, int as, int n_q, int d)
             one.l[0] != p.l[i])
             check_fail(c, "d %d: query %d of %d alone and among others differ", d, i, n_q);
     }
-    if (p.dtype == SALA_Q4_1) { /* whose keys are turned back when they are loaded */
+    if (p.dtype != SALA_F16) { /* codes are multiplied as they are, and keys of Q4_1 turned back when they are loaded */
         check_reset();
         return;
     }

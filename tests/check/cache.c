@@ -2,6 +2,7 @@
  * more; what the load functions read; and with --bench how much of attention's result each type of cache costs. */
 #include "check/check.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,23 +26,17 @@ typedef struct parts {
 static parts find(sala_dtype t, bool is_key, int d, int token, int c)
 {
     const int groups = (d + 31) / 32, g = c / 32;
-    const int64_t scale = 2 * (is_key ? g * 64 + token : token * groups + g);
-    int row = c, rows = d;
+    if (t == SALA_F32 || t == SALA_F16)
+        return (parts){(t == SALA_F32 ? 4 : 2) * (is_key ? c * 64 + token : token * d + c), -1, -1, false};
+    int byte = c, bytes = d;
     if (t == SALA_Q4_1) {
-        row = g * 16 + c % 16;
-        rows = d / 32 * 16 + (d % 32 < 16 ? d % 32 : 16);
+        byte = g * 16 + c % 16;
+        bytes = d / 32 * 16 + (d % 32 < 16 ? d % 32 : 16);
     }
-    const int64_t at = is_key ? row * 64 + token : token * rows + row;
-    switch (t) {
-    case SALA_F32:
-        return (parts){4 * at, -1, -1, false};
-    case SALA_F16:
-        return (parts){2 * at, -1, -1, false};
-    case SALA_Q8_0:
-        return (parts){at, 64 * d + scale, -1, false};
-    default:
-        return (parts){at, 64 * rows + scale, 64 * (rows + 2 * groups) + scale, c % 32 >= 16};
-    }
+    bytes = (bytes + 3) / 4 * 4;
+    const int64_t at = is_key ? byte / 4 * 256 + token * 4 + byte % 4 : token % 16 * bytes * 4 + byte * 4 + token / 16;
+    const int64_t scale = 64 * bytes + 2 * (g * 64 + token);
+    return (parts){at, scale, t == SALA_Q4_1 ? scale + 128 * groups : -1, t == SALA_Q4_1 && c % 32 >= 16};
 }
 
 float check_cached(sala_dtype t, const void *head, bool is_key, int d, int token, int c)
@@ -62,11 +57,20 @@ float check_cached(sala_dtype t, const void *head, bool is_key, int d, int token
     return product + sala_f16_to_f32(half_at(p + at.minimum, 0));
 }
 
+double check_scale(sala_dtype t, const void *head, int d, int token, int c, double *code)
+{
+    const uint8_t *p = head;
+    const parts at = find(t, false, d, token, c);
+    const int byte = p[at.code];
+    *code = t == SALA_Q8_0 ? (int8_t)byte : at.high ? byte >> 4 : byte & 15;
+    return (double)sala_f16_to_f32(half_at(p + at.scale, 0));
+}
+
 void check_cache_set(sala_dtype t, void *head, bool is_key, int d, int token, int c, float x)
 {
     uint8_t *p = head;
     const parts at = find(t, is_key, d, token, c);
-    const uint16_t h = sala_f32_to_f16(t == SALA_Q8_0 ? x / 127 : t == SALA_Q4_1 ? fabsf(x) / 7.5f : x);
+    const uint16_t h = sala_f32_to_f16(t == SALA_Q8_0 ? fabsf(x) / 127 : t == SALA_Q4_1 ? fabsf(x) / 7.5f : x);
     if (t == SALA_F32)
         memcpy(p + at.code, &x, sizeof x);
     else
@@ -97,8 +101,8 @@ void check_turn(double *x, int n, bool turned)
 
 /* ---- storing ---- */
 
-/* The same in f32 and in the order that the definition has, since bits are compared. */
-static void turn(float *x, int n)
+/* Bits are compared. */
+void check_turn_f32(float *x, int n)
 {
     int part = 1;
     while (2 * part <= n)
@@ -120,7 +124,7 @@ static void expect_group(sala_dtype t, bool is_key, float *out, const float *fro
     float x[SALA_KV_GROUP];
     memcpy(x, from, (size_t)n * sizeof *x);
     if (t == SALA_Q4_1 && is_key)
-        turn(x, n);
+        check_turn_f32(x, n);
     float top = 0, low = INFINITY, high = -INFINITY;
     bool bad = false;
     for (int i = 0; i < n; i++) {
@@ -207,7 +211,7 @@ static void check_loaded(check *c, sala_dtype t, bool is_key, const uint8_t *hea
     for (int i = 0; i < m; i++)
         want[i] = check_cached(t, head, is_key, d, token, e + i);
     if (t == SALA_Q4_1 && is_key)
-        turn(want, m);
+        check_turn_f32(want, m);
     for (int i = 0; i < m; i++) {
         const float got = loaded[is_key ? (e + i) * SALA_KV_BLOCK + token : token * d + e + i];
         if (isnan(want[i]) ? !isnan(got) : memcmp(&want[i], &got, sizeof got) != 0)
@@ -309,6 +313,7 @@ static double attention_error(check *c, const sala_kernels *ref, int as, int d, 
         for (int i = 0; i < 2; i++) {
             const sala_kv_kernels *kv = &ref->kv[i ? as : SALA_KV_AS_F32];
             kv->store(keys, values, 0, SALA_KV_BLOCK, rows[0], rows[1], d, d);
+            assert(!kv->prepare); /* the reference takes queries as they are */
             kv->attn_block(out[i], m[i], l[i], q, keys, values, N_Q, d, visible, scratch, NULL);
         }
     }

@@ -8,7 +8,7 @@ FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "corpus", "ses
 UNIT, HEAD = 4096, 288
 
 
-def header(generation, table, n_pages, units, version=1):
+def header(generation, table, n_pages, units, version=2):
     size = HEAD + 16 * n_pages if table else 0
     return b"SALASESS" + struct.pack("<IIQQQQQQ", version, UNIT, generation, table * UNIT, size, 0,
                                      units * UNIT if table else 64, 0)
@@ -46,7 +46,7 @@ put("sums_wrong", 0, [header(2, 8, 2, 9), header(1, 5, 2, 9)], two)
 put("overlap", 3, [first, header(1, 3, 2, 4)], [b"page", table(1, (0, 0), [(4000, 2)], [2, 2])])
 put("wide_pages", 3, [first, header(1, 8, 3, 9)],
     [b"x" * 512] * 6 + [table(1, (0, 0), [(8192, 2), (0, 0), (5000, 1)], [2, 4, 6])])
-put("later_version", 1, [first, header(1, 3, 1, 4, version=2)], [b"page", table(1, (0, 0), [(4096, 1)], [2])])
+put("later_version", 1, [first, header(1, 3, 1, 4, version=3)], [b"page", table(1, (0, 0), [(4096, 1)], [2])])
 put("many_claimed", 1, [first, header(1, 3, 1, 4)], [b"page", table(1, (0, 0), [(1 << 31, 1 << 23)], [2])])
 put("last_generation", 1, [header(2**63 - 2, 3, 1, 4), header(2**63 - 3, 3, 1, 4)],
     [b"page", table(2**63 - 2, (0, 0), [(4096, 1)], [2])])

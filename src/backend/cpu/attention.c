@@ -25,6 +25,7 @@ typedef struct attn_job {
     int rows_per_tile;
     int64_t n_tiles; /* of rows; times n_kv_heads */
     size_t head_bytes;
+    size_t query_stride; /* floats of a query as the cache's kernel takes it */
     /* split mode */
     int64_t n_splits;
     size_t partial_stride; /* floats of one tile × split: n_q * (head_dim + 2) */
@@ -33,6 +34,7 @@ typedef struct attn_job {
 /* A worker's scratch, carved. */
 typedef struct workspace {
     float *q, *m, *l, *acc, *m2, *l2, *acc2, *kernel;
+    float *prepared;      /* the queries as the cache's kernel takes them; may be q */
     float *keys, *values; /* a block as floats */
     float *source;        /* the same, keys then values, where another block is made of it */
     int32_t *visible;     /* [queries] */
@@ -42,7 +44,8 @@ typedef struct workspace {
 
 static size_t workspace_floats(int n_q, int d)
 {
-    return (size_t)n_q * (3 * (size_t)d + 7) + 4 * (size_t)SALA_KV_BLOCK * (size_t)d + SALA_ATTN_SCRATCH(n_q, d) + 64;
+    return (size_t)n_q * (3 * (size_t)d + SALA_ATTN_QUERY(d) + 7) + 4 * (size_t)SALA_KV_BLOCK * (size_t)d +
+           SALA_ATTN_SCRATCH(n_q, d) + 64;
 }
 
 static workspace workspace_at(float *p, int n_q, int d)
@@ -63,6 +66,7 @@ static workspace workspace_at(float *p, int n_q, int d)
     w.visible = (int32_t *)(w.l2 + n);
     w.at = w.visible + n;
     w.seen = (uint32_t *)(w.at + n);
+    w.prepared = (float *)(w.seen + n);
     return w;
 }
 
@@ -78,8 +82,11 @@ size_t sala_cpu_attn_worker_floats(int max_heads_of_group, int head_dim)
 
 static workspace worker_space(const attn_job *job, int worker)
 {
-    return workspace_at(job->cpu->worker + (size_t)worker * job->cpu->worker_floats, tile_queries(job->group),
-                        job->a->kv.head_dim);
+    workspace w = workspace_at(job->cpu->worker + (size_t)worker * job->cpu->worker_floats, tile_queries(job->group),
+                               job->a->kv.head_dim);
+    if (!job->kv->prepare)
+        w.prepared = w.q;
+    return w;
 }
 
 static int query_count(const attn_job *job, const tile *t)
@@ -104,9 +111,10 @@ static tile find_tile(const attn_job *job, int64_t index)
     return (tile){seq, row0, (int)sala_min_i64(job->rows_per_tile, seq->n_rows - row0), kv_head};
 }
 
-static void load_queries(const attn_job *job, const tile *t, float *q)
+static void load_queries(const attn_job *job, const tile *t, const workspace *w)
 {
     const sala_attn_args *a = job->a;
+    float *q = w->q;
     const int d = a->kv.head_dim;
     for (int i = 0; i < t->n_rows; i++) {
         const sala_act *src =
@@ -115,6 +123,8 @@ static void load_queries(const attn_job *job, const tile *t, float *q)
         for (int c = 0; c < job->group * d; c++)
             dst[c] = src[c] * a->scale;
     }
+    if (job->kv->prepare)
+        job->kv->prepare(w->prepared, q, query_count(job, t), d);
 }
 
 static int64_t first_visible(const sala_attn_args *a, int64_t pos)
@@ -241,8 +251,8 @@ static void run_rows(const attn_job *job, const tile *t, const workspace *w, int
         for (int j = 0; j < g; j++)
             w->visible[r * g + j] = (int32_t)n;
     }
-    job->kv->attn_block(acc + (size_t)i * (size_t)d, m + i, l + i, w->q + (size_t)i * (size_t)d, k, values_of(job, k),
-                        (r1 - r0) * g, d, w->visible + i, w->kernel, next);
+    job->kv->attn_block(acc + (size_t)i * (size_t)d, m + i, l + i, w->prepared + (size_t)i * job->query_stride, k,
+                        values_of(job, k), (r1 - r0) * g, d, w->visible + i, w->kernel, next);
 }
 
 /* A window begins inside the block: the row takes the block from its own first key on. */
@@ -356,7 +366,7 @@ static void tile_task(void *user, int task, int worker)
     const workspace w = worker_space(job, worker);
     /* The longest tiles first: the last one to finish is then a short one. */
     const tile t = find_tile(job, job->n_tiles * a->kv.n_kv_heads - 1 - task);
-    load_queries(job, &t, w.q);
+    load_queries(job, &t, &w);
     memset(w.at, 0, (size_t)t.n_rows * sizeof *w.at);
     const int n_q = query_count(job, &t), d = a->kv.head_dim;
     const int64_t end = last_split(&t) + 1;
@@ -388,7 +398,7 @@ static void split_task(void *user, int task, int worker)
         w.at[r] = list ? first_beyond(list, n, block_size(job), split * SALA_CPU_ATTN_SPLIT) : 0;
     }
     if (next_split(job, &t, &w, split, split + 1) == split) {
-        load_queries(job, &t, w.q);
+        load_queries(job, &t, &w);
         if (run_split(job, &t, &w, split, part, part + n_q, part + 2 * n_q))
             return;
     }
@@ -422,7 +432,7 @@ static void gather_task(void *user, int task, int worker)
     const int64_t pos = t.seq->position + t.row0, size = block_size(job);
     int n;
     const int32_t *list = selection_of(job, &t, 0, &n);
-    load_queries(job, &t, w.q);
+    load_queries(job, &t, &w);
     for (int i = 0; i < g; i++) {
         w.m[i] = -INFINITY;
         w.l[i] = 0;
@@ -477,6 +487,7 @@ void sala_cpu_attention(sala_backend *be, const sala_attn_args *a)
                     .plain = sala_kv_kernels_of(&cpu->k, SALA_F32),
                     .group = a->n_heads / a->kv.n_kv_heads,
                     .head_bytes = sala_kv_head_bytes(a->kv.dtype, a->kv.head_dim)};
+    job.query_stride = job.kv->prepare ? SALA_ATTN_QUERY(a->kv.head_dim) : (size_t)a->kv.head_dim;
     const bool gather = a->selection && a->selection->block_size % SALA_KV_BLOCK;
     job.rows_per_tile = gather ? 1 : (int)sala_max_i64(1, tile_queries(job.group) / job.group);
     int64_t last = 0;

@@ -129,6 +129,32 @@ static inline vi vi_dot(vi acc, vi a, vi b)
 #endif
 }
 
+/* acc + the two products of signed 16-bit halves, in each lane */
+static inline vi vi_dot_16(vi acc, vi a, vi b)
+{
+    const int16x8_t x = vreinterpretq_s16_u8(a), y = vreinterpretq_s16_u8(b);
+    const int32x4_t low = vmull_s16(vget_low_s16(x), vget_low_s16(y)), high = vmull_high_s16(x, y);
+    return vi_of_s32(vaddq_s32(s32_of(acc), vpaddq_s32(low, high)));
+}
+/* The low and the high bytes of 16 bits, widened with their sign. */
+static inline vi vi_even_16(vi a)
+{
+    return vreinterpretq_u8_s16(vshrq_n_s16(vshlq_n_s16(vreinterpretq_s16_u8(a), 8), 8));
+}
+static inline vi vi_odd_16(vi a)
+{
+    return vreinterpretq_u8_s16(vshrq_n_s16(vreinterpretq_s16_u8(a), 8));
+}
+/* low + 65536 * high of lanes in [0, 32767] */
+static inline vi vi_join_16(vi low, vi high)
+{
+    return vi_or(low, vi_sll_32(high, 16));
+}
+static inline void vi_store(void *p, vi a)
+{
+    vst1q_u8(p, a);
+}
+
 /* Bytes, one in a lane; of the _n forms the first n, and the other lanes are zero and their memory is not read. */
 static inline vi vi_load_i8_n(const int8_t *p, int n)
 {
@@ -212,6 +238,10 @@ static inline vf vf_round(vf a)
 {
     return vrndnq_f32(a);
 }
+static inline vi vi_round(vf a) /* to nearest even */
+{
+    return vi_of_s32(vcvtnq_s32_f32(a));
+}
 static inline vf vf_scale2(vf a, vf n) /* a * 2^n, n a whole number in [-151, 129] */
 {
     /* In two steps, since 2^n alone may be no normal number. */
@@ -282,6 +312,13 @@ static inline vi vi_u16(const void *p)
     return vi_of_u32(vmovl_u16(vreinterpret_u16_u8(vld1_u8(p))));
 }
 
+/* a * 2^n, n a whole number in [LEAST_EXPONENT, 0]; 0 at its lower end */
+#define LEAST_EXPONENT (-127.0f)
+static inline vf vf_scale2_down(vf a, vf n)
+{
+    const int32x4_t e = vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23);
+    return vmulq_f32(a, vreinterpretq_f32_s32(e));
+}
 /* The first n lanes of a, b in the others. */
 static inline vf vf_first(vf a, int n, vf b)
 {

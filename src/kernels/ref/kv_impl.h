@@ -101,26 +101,28 @@ static void load_values_f16(float *out, const void *v, int n, int d)
 static void load_keys_q8(float *out, const void *k, int d)
 {
     const int8_t *codes = k;
-    const uint16_t *scales = (const uint16_t *)(const void *)(codes + (size_t)SALA_KV_BLOCK * (size_t)d);
+    const uint16_t *scales = (const uint16_t *)(const void *)(codes + SALA_KV_BLOCK * sala_kv_code_bytes(SALA_Q8_0, d));
     EACH_GROUP(d)
     {
         float scale[SALA_KV_BLOCK];
         f16_to_f32(scale, scales + g * SALA_KV_BLOCK, SALA_KV_BLOCK);
-        for (int i = c0 * SALA_KV_BLOCK; i < (c0 + m) * SALA_KV_BLOCK; i++)
-            out[i] = (float)codes[i] * scale[i % SALA_KV_BLOCK];
+        for (int c = c0; c < c0 + m; c++)
+            for (int j = 0; j < SALA_KV_BLOCK; j++)
+                out[c * SALA_KV_BLOCK + j] = (float)codes[sala_kv_key_at(c, j)] * scale[j];
     }
 }
 
 static void load_values_q8(float *out, const void *v, int n, int d)
 {
     const int8_t *codes = v;
-    const uint16_t *scales = (const uint16_t *)(const void *)(codes + (size_t)SALA_KV_BLOCK * (size_t)d);
+    const int row = sala_kv_code_bytes(SALA_Q8_0, d);
+    const uint16_t *scales = (const uint16_t *)(const void *)(codes + SALA_KV_BLOCK * row);
     for (int j = 0; j < n; j++) {
         EACH_GROUP(d)
         {
-            const float scale = sala_f16_to_f32(*scales++);
+            const float scale = sala_f16_to_f32(scales[g * SALA_KV_BLOCK + j]);
             for (int c = c0; c < c0 + m; c++)
-                out[(int64_t)j * d + c] = (float)codes[(int64_t)j * d + c] * scale;
+                out[(int64_t)j * d + c] = (float)codes[sala_kv_value_at(c, j, row)] * scale;
         }
     }
 }
@@ -143,9 +145,9 @@ static void load_turned_keys(float *out, const void *k, int d)
         f16_to_f32(scale, scales + g * SALA_KV_BLOCK, SALA_KV_BLOCK);
         f16_to_f32(min, minima + g * SALA_KV_BLOCK, SALA_KV_BLOCK);
         for (int c = c0; c < c0 + m; c++) {
-            const uint8_t *row = codes + (c0 / 2 + c % (SALA_KV_GROUP / 2)) * SALA_KV_BLOCK;
+            const int i = c0 / 2 + c % (SALA_KV_GROUP / 2);
             for (int j = 0; j < SALA_KV_BLOCK; j++)
-                out[c * SALA_KV_BLOCK + j] = nibble(row[j], c) * scale[j] + min[j];
+                out[c * SALA_KV_BLOCK + j] = nibble(codes[sala_kv_key_at(i, j)], c) * scale[j] + min[j];
         }
     }
 }
@@ -165,11 +167,12 @@ static void load_values_q4(float *out, const void *v, int n, int d)
     for (int j = 0; j < n; j++) {
         EACH_GROUP(d)
         {
-            const float scale = sala_f16_to_f32(scales[j * n_groups + g]);
-            const float min = sala_f16_to_f32(minima[j * n_groups + g]);
-            const uint8_t *bytes = codes + (int64_t)j * row + c0 / 2;
-            for (int c = 0; c < m; c++)
-                out[(int64_t)j * d + c0 + c] = nibble(bytes[c % (SALA_KV_GROUP / 2)], c) * scale + min;
+            const float scale = sala_f16_to_f32(scales[g * SALA_KV_BLOCK + j]);
+            const float min = sala_f16_to_f32(minima[g * SALA_KV_BLOCK + j]);
+            for (int c = 0; c < m; c++) {
+                const int i = c0 / 2 + c % (SALA_KV_GROUP / 2);
+                out[(int64_t)j * d + c0 + c] = nibble(codes[sala_kv_value_at(i, j, row)], c) * scale + min;
+            }
         }
     }
 }
@@ -236,7 +239,8 @@ attn_block(float *acc, float *m, float *l, const float *q, const void *k, const 
         (void)next;                                                                                                    \
         attn_block(acc, m, l, q, k, v, n_q, d, n_visible, scratch, keys, load_values_##type, turned);                  \
     }                                                                                                                  \
-    static const sala_kv_kernels kv_##type = {attn_block_##type, store_##type, load_keys_##type, load_values_##type};
+    static const sala_kv_kernels kv_##type = {attn_block_##type,  store_##type, load_keys_##type,                      \
+                                              load_values_##type, NULL,         0};
 X(f32, load_keys_f32, false)
 X(f16, load_keys_f16, false)
 X(q8, load_keys_q8, false)

@@ -1,20 +1,15 @@
 /* For any register width: key and value caches: storing, reading, attention. Included by ops_impl.h behind the parts
  * that it builds on.
  *
- * Scores: a lane owns a key, and a score is one chain of FMA over the components in order. Values: a lane owns a
- * component, keys are added in order. Both are tiled over queries in registers; a query's numbers do not depend on the
- * tile it is in. Codes become floats in registers for a few queries, once into scratch for many: the same floats, so
- * that the results are the same. */
+ * Of plain types a score is one chain of FMA over the components in order, a lane owning a key; values are added key by
+ * key, a lane owning a component. Both are tiled over queries in registers; a query's numbers do not depend on the tile
+ * it is in. Halves are widened in registers. Quantised types: kv_codes_impl.h. */
 #ifndef SALA_KERNELS_SIMD_KV_IMPL_H
 #define SALA_KERNELS_SIMD_KV_IMPL_H
 
 #define NOT_A_NUMBER_F16 0x7e00
 #define QV 4 /* registers of a query in a tile */
 #define KEY_STEP (QV * LANES)
-/* Codes become floats in registers, once per tile, for up to this many queries, and once into scratch for more. Where
- * the two meet was measured with AVX2 (7) and AVX-512 (28 for Q8_0, 40 for Q4_1). Halves are always widened in
- * registers. */
-#define FUSED_QUERIES (Q_TILE == 6 ? 24 : 6)
 
 /* ---- storing ---- */
 
@@ -117,132 +112,30 @@ static inline void turn_group(float *x, int m)
 
 /* ---- reading ---- */
 
-/* The parts of one head's keys or values. */
-typedef struct quantised {
-    const uint8_t *codes;
-    const uint16_t *scales, *minima; /* minima: Q4_1 only */
-    int row;                         /* bytes of a token's codes */
-    int n_groups;
-    int n_lines; /* of 64 bytes, of everything */
-} quantised;
-
-INLINE quantised quantised_at(const void *p, int d, const int as)
+static inline int most_visible(const int32_t *n_visible, int n)
 {
-    const sala_dtype dtype = as == SALA_KV_AS_Q8_0 ? SALA_Q8_0 : SALA_Q4_1;
-    quantised z = {.codes = p, .row = sala_kv_code_bytes(dtype, d), .n_groups = sala_kv_groups(d)};
-    z.scales = (const uint16_t *)(const void *)(z.codes + (size_t)SALA_KV_BLOCK * (size_t)z.row);
-    z.minima = z.scales + SALA_KV_BLOCK * z.n_groups;
-    z.n_lines = (int)(sala_kv_head_bytes(dtype, d) / 64);
-    return z;
+    int most = 0;
+    for (int i = 0; i < n; i++)
+        most = n_visible[i] > most ? n_visible[i] : most;
+    return most;
 }
 
-/* What is shared by the components of a group: scale and minimum of QV registers of keys. */
-typedef struct key_group {
-    vf scale[QV], min[QV];
-} key_group;
-
-INLINE void load_key_group(key_group *to, const quantised *z, int g, int j, const int as)
+/* exp of x <= 0 for weights: 2^n times a polynomial for 2^f, |f| <= 1/2, that was fitted to the least relative error
+ * (9e-8 before rounding). Off by 2 ulp and |x| ulp / 2, which only small weights feel; 0 below 2^LEAST_EXPONENT. */
+INLINE vf vf_exp_weight(vf x)
 {
-    for (int v = 0; v < QV; v++) {
-        const int at = g * SALA_KV_BLOCK + j + v * LANES;
-        to->scale[v] = vf_load_half(z->scales + at);
-        to->min[v] = as == SALA_KV_AS_Q4_1 ? vf_load_half(z->minima + at) : vf_zero();
-    }
+    x = vf_max(vf_set1(LEAST_EXPONENT), vf_mul(x, vf_set1(0x1.715476p+0f)));
+    const vf n = vf_round(x), f = vf_sub(x, n);
+    vf p = vf_set1(0x1.5bba14p-10f);
+    p = vf_fma(p, f, vf_set1(0x1.3cea88p-7f));
+    p = vf_fma(p, f, vf_set1(0x1.c6b752p-5f));
+    p = vf_fma(p, f, vf_set1(0x1.ebf9bcp-3f));
+    p = vf_fma(p, f, vf_set1(0x1.62e42ap-1f));
+    p = vf_fma(p, f, vf_set1(1.0f));
+    return vf_scale2_down(p, n);
 }
 
-/* QV registers of keys from byte row `row` on; high: of the high nibbles. */
-INLINE void load_quantised_keys(vf *keys, const key_group *group, const quantised *z, int row, int j, const int as,
-                                const bool high)
-{
-    for (int v = 0; v < QV; v++) {
-        const uint8_t *from = z->codes + row * SALA_KV_BLOCK + j + v * LANES;
-        if (as == SALA_KV_AS_Q8_0) {
-            keys[v] = vf_mul(vf_from_vi(vi_load_i8((const int8_t *)from)), group->scale[v]);
-        } else {
-            const vi byte = vi_load_u8(from);
-            const vf code = vf_from_vi(high ? vi_high_nibble(byte) : vi_and(byte, vi_set1_32(15)));
-            keys[v] = vf_fma(code, group->scale[v], group->min[v]);
-        }
-    }
-}
-
-/* n components from byte row `row` on, as floats in rows of SALA_KV_BLOCK. */
-INLINE void load_key_run(float *out, const quantised *z, const key_group *group, int row, int n, int j, const int as,
-                         const bool high)
-{
-    for (int i = 0; i < n; i++) {
-        vf keys[QV];
-        load_quantised_keys(keys, group, z, row + i, j, as, high);
-        for (int v = 0; v < QV; v++)
-            vf_store(out + i * SALA_KV_BLOCK + j + v * LANES, keys[v], LANES);
-    }
-}
-
-INLINE void load_quantised_block(float *out, const void *k, int d, const int as)
-{
-    const quantised z = quantised_at(k, d, as);
-    EACH_GROUP(d)
-    {
-        const int n = as == SALA_KV_AS_Q8_0 ? m : nibble_bytes(m), row = as == SALA_KV_AS_Q8_0 ? c0 : c0 / 2;
-        for (int j = 0; j < SALA_KV_BLOCK; j += KEY_STEP) {
-            key_group group;
-            load_key_group(&group, &z, g, j, as);
-            load_key_run(out + c0 * SALA_KV_BLOCK, &z, &group, row, n, j, as, false);
-            load_key_run(out + (c0 + n) * SALA_KV_BLOCK, &z, &group, row, m - n, j, as, true);
-        }
-    }
-}
-
-/* Components [c, c + n) of token j, n <= LANES, all of one half of a group. high: which half, for Q4_1. */
-INLINE vf load_quantised_value(const quantised *z, int j, int c, int n, const float *scale, const float *min,
-                               const int as, const bool high)
-{
-    const uint8_t *codes = z->codes + (int64_t)j * z->row;
-    if (as == SALA_KV_AS_Q8_0) {
-        const int8_t *from = (const int8_t *)codes + c;
-        return vf_mul(vf_from_vi(n == LANES ? vi_load_i8(from) : vi_load_i8_n(from, n)), vf_bcast(scale));
-    }
-    codes += c / SALA_KV_GROUP * (SALA_KV_GROUP / 2) + c % (SALA_KV_GROUP / 2);
-    const vi byte = n == LANES ? vi_load_u8(codes) : vi_load_u8_n(codes, n);
-    const vf code = vf_from_vi(high ? vi_high_nibble(byte) : vi_and(byte, vi_set1_32(15)));
-    return vf_fma(code, vf_bcast(scale), vf_bcast(min));
-}
-
-static inline bool in_high_half(int c)
-{
-    return c % SALA_KV_GROUP >= SALA_KV_GROUP / 2;
-}
-
-INLINE void load_quantised_tokens(float *out, const void *v, int n, int d, const int as)
-{
-    enum { AT_ONCE = 16 }; /* groups whose scales are widened together */
-    const quantised z = quantised_at(v, d, as);
-    float scale[AT_ONCE], min[AT_ONCE];
-    for (int j = 0; j < n; j++, out += d) {
-        EACH_GROUP(d)
-        {
-            const int i = g % AT_ONCE, left = z.n_groups - g < AT_ONCE ? z.n_groups - g : AT_ONCE;
-            if (i == 0) {
-                f16_to_f32(scale, z.scales + j * z.n_groups + g, left);
-                if (as == SALA_KV_AS_Q4_1)
-                    f16_to_f32(min, z.minima + j * z.n_groups + g, left);
-            }
-            if (m == SALA_KV_GROUP) {
-                for (int c = 0; c < SALA_KV_GROUP; c += LANES)
-                    vf_store(out + c0 + c,
-                             load_quantised_value(&z, j, c0 + c, LANES, scale + i, min + i, as, in_high_half(c)),
-                             LANES);
-                continue;
-            }
-            for (int c = 0; c < m; c += LANES) {
-                const int last = m - c < LANES ? m - c : LANES;
-                const vf x = in_high_half(c) ? load_quantised_value(&z, j, c0 + c, last, scale + i, min + i, as, true)
-                                             : load_quantised_value(&z, j, c0 + c, last, scale + i, min + i, as, false);
-                vf_store(out + c0 + c, x, last);
-            }
-        }
-    }
-}
+#include "kernels/simd/kv_codes_impl.h"
 
 /* Of Q4_1 as they are stored: turned. */
 INLINE void load_keys(float *out, const void *k, int d, const int as)
@@ -307,50 +200,6 @@ INLINE void scores_tile(float *s, const float *q, const void *k, int j, int d, b
             vf_store(s + i * SALA_KV_BLOCK + v * LANES, acc[i][v], LANES);
 }
 
-/* Its share, the i-th of n, of the lines of quantised keys or values that will be read next. */
-INLINE void ask_for_share(const uint8_t *next, int n_lines, int i, int n)
-{
-    if (next)
-        for (; i < n_lines; i += n)
-            __builtin_prefetch(next + (size_t)i * 64, 0, 2);
-}
-
-/* The chains of FMA go on with n components from c on, which lie in byte rows from `row` on. */
-INLINE void scores_run(vf (*acc)[QV], const float *q, const quantised *z, const key_group *group, int c, int row, int n,
-                       int j, int d, const int as, const bool high, const uint8_t *next, const int n_q)
-{
-    for (int i = 0; i < n; i++) {
-        vf keys[QV];
-        ask_for_share(next, z->n_lines, row + i, z->row);
-        load_quantised_keys(keys, group, z, row + i, j, as, high);
-        for (int k = 0; k < n_q; k++) {
-            const vf x = vf_bcast(q + (size_t)k * (size_t)d + c + i);
-            for (int v = 0; v < QV; v++)
-                acc[k][v] = vf_fma(x, keys[v], acc[k][v]);
-        }
-    }
-}
-
-INLINE void quantised_scores_tile(float *s, const float *q, const quantised *z, int j, int d, const int as,
-                                  const uint8_t *next, const int n_q)
-{
-    vf acc[Q_TILE][QV];
-    for (int i = 0; i < n_q; i++)
-        for (int v = 0; v < QV; v++)
-            acc[i][v] = vf_zero();
-    EACH_GROUP(d)
-    {
-        const int n = as == SALA_KV_AS_Q8_0 ? m : nibble_bytes(m), row = as == SALA_KV_AS_Q8_0 ? c0 : c0 / 2;
-        key_group group;
-        load_key_group(&group, z, g, j, as);
-        scores_run(acc, q, z, &group, c0, row, n, j, d, as, false, next, n_q);
-        scores_run(acc, q, z, &group, c0 + n, row, m - n, j, d, as, true, NULL, n_q);
-    }
-    for (int i = 0; i < n_q; i++)
-        for (int v = 0; v < QV; v++)
-            vf_store(s + i * SALA_KV_BLOCK + v * LANES, acc[i][v], LANES);
-}
-
 /* Turns the scores of one query into weights (0 for keys it does not see) and brings its m, l and acc up to date. */
 INLINE void softmax_row(float *s, float *max, float *l, float *acc, int n_visible, int d)
 {
@@ -368,7 +217,7 @@ INLINE void softmax_row(float *s, float *max, float *l, float *acc, int n_visibl
     const vf t = vf_set1(after);
     vf sum = vf_zero();
     for (int i = 0; i < n_vec; i++) {
-        v[i] = vf_first(vf_exp(vf_sub(v[i], t)), i + 1 < n_vec ? LANES : last, vf_zero());
+        v[i] = vf_first(vf_exp_weight(vf_sub(v[i], t)), i + 1 < n_vec ? LANES : last, vf_zero());
         sum = vf_add(sum, v[i]);
         vf_store(s + i * LANES, v[i], LANES);
     }
@@ -386,17 +235,9 @@ INLINE void softmax_row(float *s, float *max, float *l, float *acc, int n_visibl
     *max = after;
 }
 
-/* Where values lie: plain numbers at `v`, or codes with scales and minima that have been widened. */
-typedef struct value_block {
-    const void *v;
-    quantised z;
-    const float *scales, *minima;
-} value_block;
-
-/* acc[i][c0 ..] += weights times values for n_q queries and n_vec registers, the last of `last` elements. high: c0 is
- * in the high half of its group. */
-INLINE void values_tile(float *acc, const float *p, const value_block *b, int d, int c0, int n_keys, const int as,
-                        const uint8_t *next, const int n_q, const int n_vec, const int last, const bool high)
+/* acc[i][c0 ..] += weights times values for n_q queries and n_vec registers, the last of `last` elements. */
+INLINE void values_tile(float *acc, const float *p, const void *values, int d, int c0, int n_keys, const bool half,
+                        const uint8_t *next, const int n_q, const int n_vec, const int last)
 {
     vf sum[Q_TILE][QV];
     for (int i = 0; i < n_q; i++)
@@ -404,21 +245,14 @@ INLINE void values_tile(float *acc, const float *p, const value_block *b, int d,
             const float *a = acc + (size_t)i * (size_t)d + c0 + k * LANES;
             sum[i][k] = last == LANES ? vf_load(a) : vf_load_n(a, last);
         }
-    const bool plain = as == SALA_KV_AS_F32 || as == SALA_KV_AS_F16;
-    const size_t step = (size_t)d * (as == SALA_KV_AS_F16 ? sizeof(uint16_t) : sizeof(float));
+    const size_t step = (size_t)d * (half ? sizeof(uint16_t) : sizeof(float));
     for (int j = 0; j < n_keys; j++) {
         vf w[Q_TILE];
-        if (plain)
-            ask_for(next, (size_t)j * step, step);
-        else
-            ask_for_share(next, b->z.n_lines, j, n_keys);
+        ask_for(next, (size_t)j * step, step);
         for (int i = 0; i < n_q; i++)
             w[i] = vf_bcast(p + i * SALA_KV_BLOCK + j);
         for (int k = 0; k < n_vec; k++) {
-            const int c = c0 + k * LANES, at = j * b->z.n_groups + c / SALA_KV_GROUP;
-            const bool upper = in_high_half((high ? SALA_KV_GROUP / 2 : 0) + k * LANES);
-            const vf x = plain ? load_value(b->v, (int64_t)j * d + c, last, as == SALA_KV_AS_F16)
-                               : load_quantised_value(&b->z, j, c, last, b->scales + at, b->minima + at, as, upper);
+            const vf x = load_value(values, (int64_t)j * d + c0 + k * LANES, last, half);
             for (int i = 0; i < n_q; i++)
                 sum[i][k] = vf_fma(w[i], x, sum[i][k]);
         }
@@ -428,67 +262,29 @@ INLINE void values_tile(float *acc, const float *p, const value_block *b, int d,
             vf_store(acc + (size_t)i * (size_t)d + c0 + k * LANES, sum[i][k], last);
 }
 
-INLINE void values_rows(float *acc, const float *p, const value_block *b, int d, int n_keys, const int as,
+INLINE void values_rows(float *acc, const float *p, const void *values, int d, int n_keys, const bool half,
                         const uint8_t *next, const int n_q)
 {
-#define TILE(n_vec, last)                                                                                              \
-    do {                                                                                                               \
-        const uint8_t *ask = c == 0 ? next : NULL;                                                                     \
-        if (as == SALA_KV_AS_Q4_1 && in_high_half(c))                                                                  \
-            values_tile(acc, p, b, d, c, n_keys, as, ask, n_q, n_vec, last, true);                                     \
-        else                                                                                                           \
-            values_tile(acc, p, b, d, c, n_keys, as, ask, n_q, n_vec, last, false);                                    \
-    } while (0)
     int c = 0;
     for (; c + QV * LANES <= d; c += QV * LANES)
-        TILE(QV, LANES);
+        values_tile(acc, p, values, d, c, n_keys, half, c == 0 ? next : NULL, n_q, QV, LANES);
     for (; c + LANES <= d; c += LANES)
-        TILE(1, LANES);
+        values_tile(acc, p, values, d, c, n_keys, half, c == 0 ? next : NULL, n_q, 1, LANES);
     if (c < d)
-        TILE(1, d - c);
-#undef TILE
+        values_tile(acc, p, values, d, c, n_keys, half, c == 0 ? next : NULL, n_q, 1, d - c);
 }
 
-static inline int most_visible(const int32_t *n_visible, int n)
+INLINE void attn_plain(float *acc, float *m, float *l, const float *q, const void *k, const void *v, int n_q, int d,
+                       const int32_t *n_visible, float *p, const uint8_t *next, const bool half)
 {
-    int most = 0;
-    for (int i = 0; i < n; i++)
-        most = n_visible[i] > most ? n_visible[i] : most;
-    return most;
-}
-
-INLINE void attn_block(float *acc, float *m, float *l, const float *q, const void *k, const void *v, int n_q, int d,
-                       const int32_t *n_visible, float *scratch, const uint8_t *next, const int as)
-{
-    float *p = scratch, *kv = scratch + (size_t)n_q * SALA_KV_BLOCK;
-    const int n_keys = most_visible(n_visible, n_q);
-    if (n_keys == 0)
+    if (most_visible(n_visible, n_q) == 0)
         return;
-    const bool plain = as == SALA_KV_AS_F32 || as == SALA_KV_AS_F16, half = as == SALA_KV_AS_F16;
-    const bool widened = !plain && n_q > FUSED_QUERIES;
-    if (as == SALA_KV_AS_Q4_1) {
-        turn_queries(kv + (size_t)SALA_KV_BLOCK * (size_t)d + 64, q, n_q, d);
-        q = kv + (size_t)SALA_KV_BLOCK * (size_t)d + 64;
-    }
-    if (widened)
-        load_keys(kv, k, d, as);
-    quantised zk = {0};
-    if (!plain)
-        zk = quantised_at(k, d, as);
 #define SCORES(n)                                                                                                      \
     for (; i + (n) <= n_q; i += (n)) {                                                                                 \
         const int most = most_visible(n_visible + i, n);                                                               \
-        for (int j = 0; j < most; j += KEY_STEP) {                                                                     \
-            float *row = p + (size_t)i * SALA_KV_BLOCK + j;                                                            \
-            const float *qi = q + (size_t)i * (size_t)d;                                                               \
-            const uint8_t *ask = i == 0 && (plain || j == 0) ? v : NULL;                                               \
-            if (widened)                                                                                               \
-                scores_tile(row, qi, kv, j, d, false, NULL, n);                                                        \
-            else if (plain)                                                                                            \
-                scores_tile(row, qi, k, j, d, half, ask, n);                                                           \
-            else                                                                                                       \
-                quantised_scores_tile(row, qi, &zk, j, d, as, ask, n);                                                 \
-        }                                                                                                              \
+        for (int j = 0; j < most; j += KEY_STEP)                                                                       \
+            scores_tile(p + (size_t)i * SALA_KV_BLOCK + j, q + (size_t)i * (size_t)d, k, j, d, half,                   \
+                        i == 0 ? v : NULL, n);                                                                         \
     }
     int i = 0;
 #if Q_TILE == 6
@@ -506,25 +302,10 @@ INLINE void attn_block(float *acc, float *m, float *l, const float *q, const voi
         else
             memset(row, 0, SALA_KV_BLOCK * sizeof(float));
     }
-    value_block b = {.v = widened ? kv : v};
-    if (widened) {
-        load_values(kv, v, n_keys, d, as);
-    } else if (!plain) {
-        b.z = quantised_at(v, d, as);
-        b.scales = kv;
-        b.minima = kv + SALA_KV_BLOCK * b.z.n_groups;
-        f16_to_f32(kv, b.z.scales, SALA_KV_BLOCK * b.z.n_groups * (as == SALA_KV_AS_Q4_1 ? 2 : 1));
-    }
 #define VALUES(n)                                                                                                      \
-    for (; i + (n) <= n_q; i += (n)) {                                                                                 \
-        const int most = most_visible(n_visible + i, n);                                                               \
-        float *a = acc + (size_t)i * (size_t)d;                                                                        \
-        const float *w = p + (size_t)i * SALA_KV_BLOCK;                                                                \
-        if (widened)                                                                                                   \
-            values_rows(a, w, &b, d, most, SALA_KV_AS_F32, NULL, n);                                                   \
-        else                                                                                                           \
-            values_rows(a, w, &b, d, most, as, i == 0 ? next : NULL, n);                                               \
-    }
+    for (; i + (n) <= n_q; i += (n))                                                                                   \
+        values_rows(acc + (size_t)i * (size_t)d, p + (size_t)i * SALA_KV_BLOCK, v, d, most_visible(n_visible + i, n),  \
+                    half, i == 0 ? next : NULL, n);
     i = 0;
 #if Q_TILE == 6
     VALUES(6)
@@ -536,7 +317,26 @@ INLINE void attn_block(float *acc, float *m, float *l, const float *q, const voi
 #undef VALUES
 }
 
-#define X(type, as)                                                                                                    \
+INLINE void attn_block(float *acc, float *m, float *l, const float *q, const void *k, const void *v, int n_q, int d,
+                       const int32_t *n_visible, float *scratch, const uint8_t *next, const int as)
+{
+    if (as == SALA_KV_AS_Q8_0 || as == SALA_KV_AS_Q4_1)
+        attn_codes(acc, m, l, q, k, v, n_q, d, n_visible, scratch, next, as);
+    else
+        attn_plain(acc, m, l, q, k, v, n_q, d, n_visible, scratch, next, as == SALA_KV_AS_F16);
+}
+
+static void prepare_q8(float *out, const float *q, int n_q, int d)
+{
+    prepare_queries(out, q, n_q, d, SALA_KV_AS_Q8_0);
+}
+
+static void prepare_q4(float *out, const float *q, int n_q, int d)
+{
+    prepare_queries(out, q, n_q, d, SALA_KV_AS_Q4_1);
+}
+
+#define X(type, as, prepare)                                                                                           \
     static void attn_block_##type(float *acc, float *m, float *l, const float *q, const void *k, const void *v,        \
                                   int n_q, int d, const int32_t *n_visible, float *scratch, const void *next)          \
     {                                                                                                                  \
@@ -552,11 +352,12 @@ INLINE void attn_block(float *acc, float *m, float *l, const float *q, const voi
     {                                                                                                                  \
         load_values(out, v, n, d, as);                                                                                 \
     }                                                                                                                  \
-    static const sala_kv_kernels kv_##type = {attn_block_##type, store_##type, load_keys_##type, load_values_##type};
-X(f32, SALA_KV_AS_F32)
-X(f16, SALA_KV_AS_F16)
-X(q8, SALA_KV_AS_Q8_0)
-X(q4, SALA_KV_AS_Q4_1)
+    static const sala_kv_kernels kv_##type = {attn_block_##type,  store_##type, load_keys_##type,                      \
+                                              load_values_##type, prepare,      QUERY_STEPS};
+X(f32, SALA_KV_AS_F32, NULL)
+X(f16, SALA_KV_AS_F16, NULL)
+X(q8, SALA_KV_AS_Q8_0, prepare_q8)
+X(q4, SALA_KV_AS_Q4_1, prepare_q4)
 #undef X
 
 static void fill_kv(sala_kernels *out)

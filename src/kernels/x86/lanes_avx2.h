@@ -128,6 +128,34 @@ static inline vi vi_sign_8(vi a, vi by)
 }
 #endif
 
+/* acc + the two products of signed 16-bit halves, in each lane */
+static inline vi vi_dot_16(vi acc, vi a, vi b)
+{
+#if HAVE_DOT
+    return _mm256_dpwssd_avx_epi32(acc, a, b);
+#else
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
+#endif
+}
+/* The low and the high bytes of 16 bits, widened with their sign. */
+static inline vi vi_even_16(vi a)
+{
+    return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8);
+}
+static inline vi vi_odd_16(vi a)
+{
+    return _mm256_srai_epi16(a, 8);
+}
+/* low + 65536 * high of lanes in [0, 32767] */
+static inline vi vi_join_16(vi low, vi high)
+{
+    return _mm256_or_si256(low, _mm256_slli_epi32(high, 16));
+}
+static inline void vi_store(void *p, vi a)
+{
+    _mm256_storeu_si256((__m256i *)p, a);
+}
+
 /* Bytes, one in a lane; of the _n forms the first n, and the other lanes are zero and their memory is not read. */
 static inline vi vi_load_i8(const int8_t *p)
 {
@@ -274,6 +302,10 @@ static inline vf vf_round(vf a)
 {
     return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
+static inline vi vi_round(vf a) /* to nearest even */
+{
+    return _mm256_cvtps_epi32(a);
+}
 static inline vf vf_scale2(vf a, vf n) /* a * 2^n, n a whole number in [-151, 129] */
 {
     /* In two steps, since 2^n alone may be no normal number. */
@@ -281,6 +313,13 @@ static inline vf vf_scale2(vf a, vf n) /* a * 2^n, n a whole number in [-151, 12
     const vi f0 = _mm256_slli_epi32(_mm256_add_epi32(half, bias), 23);
     const vi f1 = _mm256_slli_epi32(_mm256_add_epi32(_mm256_sub_epi32(i, half), bias), 23);
     return _mm256_mul_ps(_mm256_mul_ps(a, _mm256_castsi256_ps(f0)), _mm256_castsi256_ps(f1));
+}
+/* a * 2^n, n a whole number in [LEAST_EXPONENT, 0]; 0 at its lower end */
+#define LEAST_EXPONENT (-127.0f)
+static inline vf vf_scale2_down(vf a, vf n)
+{
+    const vi e = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
+    return _mm256_mul_ps(a, _mm256_castsi256_ps(e));
 }
 /* The first n lanes of a, b in the others. */
 static inline vf vf_first(vf a, int n, vf b)

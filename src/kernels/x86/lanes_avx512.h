@@ -99,7 +99,38 @@ static inline vi vi_dot(vi acc, vi u, vi s)
 {
     return _mm512_dpbusd_epi32(acc, u, s);
 }
+#else
+#define HAVE_DOT 0
+#define CODES_ARE_UNSIGNED 0
 #endif
+
+/* acc + the two products of signed 16-bit halves, in each lane */
+static inline vi vi_dot_16(vi acc, vi a, vi b)
+{
+#ifdef __AVX512VNNI__
+    return _mm512_dpwssd_epi32(acc, a, b);
+#else
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(a, b));
+#endif
+}
+/* The low and the high bytes of 16 bits, widened with their sign. */
+static inline vi vi_even_16(vi a)
+{
+    return _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8);
+}
+static inline vi vi_odd_16(vi a)
+{
+    return _mm512_srai_epi16(a, 8);
+}
+/* low + 65536 * high of lanes in [0, 32767] */
+static inline vi vi_join_16(vi low, vi high)
+{
+    return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+static inline void vi_store(void *p, vi a)
+{
+    _mm512_storeu_si512(p, a);
+}
 
 /* Bytes, one in a lane; of the _n forms the first n, and the other lanes are zero and their memory is not read. */
 static inline vi vi_load_i8(const int8_t *p)
@@ -230,10 +261,20 @@ static inline vf vf_round(vf a)
 {
     return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
+static inline vi vi_round(vf a) /* to nearest even */
+{
+    return _mm512_cvtps_epi32(a);
+}
 static inline vf vf_scale2(vf a, vf n)
 {
     return _mm512_scalef_ps(a, n);
 } /* a * 2^n, n a whole number in [-151, 129] */
+/* a * 2^n, n a whole number in [LEAST_EXPONENT, 0]; 0 at its lower end, a about 1 */
+#define LEAST_EXPONENT (-151.0f)
+static inline vf vf_scale2_down(vf a, vf n)
+{
+    return _mm512_scalef_ps(a, n);
+}
 /* The first n lanes of a, b in the others. */
 static inline vf vf_first(vf a, int n, vf b)
 {

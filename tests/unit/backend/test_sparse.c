@@ -632,7 +632,9 @@ static void check_window(const shape *s, const char *kernels, sala_dtype type, s
             }
             char where[64];
             snprintf(where, sizeof where, "%s %s window %lld", kernels, sala_dtype_name(type), (long long)window);
-            close_to(one, want, width, 1e-4, "output", where);
+            /* Where the cache holds codes, fast kernels round queries too: to 127 steps either way. */
+            const bool in_codes = (type == SALA_Q8_0 || type == SALA_Q4_1) && strcmp(kernels, "ref") != 0;
+            close_to(one, want, width, in_codes ? 2e-2 : 1e-4, "output", where);
         }
     }
     free(k), free(v), free(q), free(out), free(want), free(keys);

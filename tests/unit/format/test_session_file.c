@@ -499,14 +499,14 @@ static void hostile_tables(void **state)
         assert_true(fell_back && n_bad == 0);
         free(copy);
     }
-    /* A later version is left alone, whatever else is there. */
-    sala_sf_put_u32(bytes + 4096 + 8, 2);
+    /* Another version is left alone, whatever else is there. */
+    sala_sf_put_u32(bytes + 4096 + 8, 3);
     seal(bytes, 0);
     write_file(path, bytes, n);
     sala_session_file *f;
     sala_error err;
     assert_int_equal(sala_session_file_open(&f, path, SALA_SESSION_CREATE, &err), SALA_E_UNSUPPORTED);
-    assert_non_null(strstr(err.message, "version 2"));
+    assert_non_null(strstr(err.message, "version 3"));
     free(bytes);
     unlink(path);
 }
