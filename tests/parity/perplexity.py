@@ -43,7 +43,7 @@ def text_bytes(limit):
 
 def store(model, kind, out):
     if kind.startswith("TQ"):
-        sala("quantize", model, out, "Q8_0", "--pure", "--force", "--tensor-type", "%s=%s" % (TERNARY_LAYERS, kind))
+        sala("quantize", model, out, "Q8_0", "--force", "--tensor-type", "%s=%s" % (TERNARY_LAYERS, kind))
     else:
         sala("quantize", model, out, kind, "--force")
 
