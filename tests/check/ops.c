@@ -1,5 +1,6 @@
 /* Element-wise kernels and reductions of every family, against double precision. */
 #include "check/check.h"
+#include "kernels/limits.h"
 
 #include <float.h>
 #include <math.h>
@@ -180,6 +181,94 @@ static void exp_range(check *c, const sala_kernels *k)
                    (double)out[3]);
 }
 
+/* Numbers at the edge of what f32 holds, and beyond: denormals keep their value, what is not finite stays where it
+ * belongs and never turns into something that looks sound. */
+static void edges(check *c, const sala_kernels *k, int n)
+{
+    static const float bad[] = {NAN, INFINITY, -INFINITY, 3e38f};
+    const size_t bytes = (size_t)n * sizeof(float);
+    float *x = random_floats(c, n, 1), *out = check_guarded(bytes);
+    const float *y = random_floats(c, n, 1), *z = random_floats(c, n, 1);
+    const int at = check_below(c, n);
+    for (int i = 0; i < 4; i++) {
+        const float was = x[at];
+        x[at] = bad[i];
+        k->rms_norm(out, x, NULL, n, 1e-5f);
+        /* Whoever adds squares in double gets over the last one. */
+        if (isfinite(out[at]) && (i < 3 || !(fabs((double)out[at] - sqrt((double)n)) <= n * EPS)))
+            check_fail(c, "rms_norm, %g at %d of %d gives %g", (double)bad[i], at, n, (double)out[at]);
+        memcpy(out, y, bytes);
+        k->add_scaled(out, x, 2, n); /* twice 3e38 is too much as well */
+        for (int j = 0; j < n; j++)
+            if (isfinite(out[j]) != (j != at))
+                check_fail(c, "add_scaled, %g at %d of %d: element %d is %g", (double)bad[i], at, n, j, (double)out[j]);
+        k->swiglu(out, x, z, n);
+        for (int j = 0; j < n; j++)
+            if (j != at && !isfinite(out[j]))
+                check_fail(c, "swiglu, %g at %d of %d: element %d is %g", (double)bad[i], at, n, j, (double)out[j]);
+        if (i == 0 && !isnan(out[at]))
+            check_fail(c, "swiglu of NaN is %g", (double)out[at]);
+        if (n > 1 && i < 3) {
+            const int n_rot = n / 2 * 2, p = at % n_rot, pair = p < n_rot / 2 ? p + n_rot / 2 : p - n_rot / 2;
+            memcpy(out, y, bytes);
+            out[p] = bad[i];
+            k->rope(out, z, y, 1, n, n_rot, true);
+            for (int j = 0; j < n; j++)
+                if (isfinite(out[j]) != (j != p && j != pair))
+                    check_fail(c, "rope, %g at %d of %d: component %d is %g", (double)bad[i], p, n, j, (double)out[j]);
+        }
+        x[at] = was;
+    }
+    for (int j = 0; j < n; j++)
+        x[j] = ldexpf(1 + (float)check_below(c, 1000) / 1000, -127 - check_below(c, 12));
+    const double smallest = 0x1p-149;
+    k->rms_norm(out, x, NULL, n, 1e-5f);
+    for (int j = 0; j < n; j++) {
+        const double want = (double)x[j] / sqrt((double)1e-5f);
+        compare(c, "rms_norm of denormals", n, j, (double)out[j], want, (double)(n + 8) * EPS * want + smallest);
+    }
+    k->swiglu(out, x, y, n);
+    for (int j = 0; j < n; j++)
+        compare(c, "swiglu of denormals", n, j, (double)out[j], (double)x[j] / 2 * (double)y[j], 2 * smallest);
+    float max;
+    x[at] = 0x1p-125f;
+    if (k->argmax(x, n, &max) != at || max != 0x1p-125f || !k->all_finite(x, n))
+        check_fail(c, "argmax or all_finite of denormals, n = %d", n);
+    for (int j = 0; j < n; j++)
+        x[j] = j % 2 ? FLT_MAX : -FLT_MAX;
+    if (!k->all_finite(x, n))
+        check_fail(c, "all_finite is false of the largest numbers, n = %d", n);
+    for (int j = 0; j < n; j++)
+        x[j] = -INFINITY;
+    x[at] = 3;
+    compare(c, "log_sum_exp of one number among -inf", n, at, k->log_sum_exp(x, n), 3, 1e-12);
+    x[at] = INFINITY;
+    if (k->log_sum_exp(x, n) != INFINITY || k->argmax(x, n, &max) != at)
+        check_fail(c, "log_sum_exp or argmax of +inf, n = %d", n);
+    check_reset();
+}
+
+/* The loops that kernels are compared with do what they say, and nothing beyond their memory. */
+static void limit_loops(check *c, const sala_kernels *k)
+{
+    sala_limits loops;
+    sala_limits_get(&loops, k);
+    for (size_t bytes = SALA_LIMIT_STEP; bytes <= 3 * SALA_LIMIT_STEP; bytes += SALA_LIMIT_STEP) {
+        uint8_t *from = check_guarded(bytes), *to = check_guarded(bytes);
+        for (size_t i = 0; i < bytes; i++)
+            from[i] = (uint8_t)check_random(c);
+        loops.read(from, bytes);
+        loops.copy(to, from, bytes);
+        if (memcmp(to, from, bytes) != 0)
+            check_fail(c, "the copying loop does not copy %zu bytes", bytes);
+    }
+    const sala_limit_loop *const all[] = {&loops.f32, &loops.i8, &loops.bf16};
+    for (int i = 0; i < 3; i++)
+        if (all[i]->run ? !all[i]->name || all[i]->run(3) <= 0 || all[i]->run(6) != 2 * all[i]->run(3) : i == 0)
+            check_fail(c, "the loop of multiply-adds number %d counts wrongly", i);
+    check_reset();
+}
+
 /* All builds of the reference give the same bits. */
 static void same_reference(check *c)
 {
@@ -317,6 +406,11 @@ void check_ops(check *c)
             reductions(c, &k, 4099);
             halves(c, &k, 4099);
             exp_range(c, &k);
+            check_reset();
+            static const int sizes[] = {1, 2, 15, 16, 17, 64, 131, 300};
+            for (size_t i = 0; i < SALA_CHECK_LEN(sizes); i++)
+                edges(c, &k, sizes[i]);
+            limit_loops(c, &k);
             if (strcmp(*f, "ref") == 0)
                 same_reference(c);
         }
