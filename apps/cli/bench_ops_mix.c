@@ -151,6 +151,13 @@ static const char *cache_name(sala_dtype type)
     return type == SALA_Q4_1 ? "q4" : type == SALA_Q8_0 ? "q8_0" : type == SALA_F16 ? "f16" : "f32";
 }
 
+/* Codes are multiplied in integers, except by the reference. */
+static ops_limit_id multiplier(const ops_bench *b, sala_dtype type)
+{
+    const bool codes = type == SALA_Q8_0 || type == SALA_Q4_1;
+    return codes && b->loops.i8.run && !b->is_ref ? OPS_I8 : OPS_F32;
+}
+
 static void attention_case(ops_bench *b, const shape *s, sala_dtype type, int64_t n_rows, int64_t n_tokens)
 {
     char end[16];
@@ -167,7 +174,7 @@ static void attention_case(ops_bench *b, const shape *s, sala_dtype type, int64_
                  (ops_work){.bytes = token_bytes(m) * (double)n_tokens,
                             .operations = 4.0 * s->d * s->n_heads * keys * (double)n_rows,
                             .bytes_limit = OPS_MEMORY,
-                            .operations_limit = OPS_F32});
+                            .operations_limit = multiplier(b, type)});
     }
     free_mixer(m);
 }
@@ -297,7 +304,7 @@ static void gathered_case(ops_bench *b, sala_dtype type, int64_t n_rows)
                  (ops_work){.bytes = token_bytes(m) * read,
                             .operations = 4.0 * wide.d * wide.n_heads * keys * (double)n_rows,
                             .bytes_limit = OPS_MEMORY,
-                            .operations_limit = OPS_F32});
+                            .operations_limit = multiplier(b, type)});
     }
     free_mixer(m);
 }
