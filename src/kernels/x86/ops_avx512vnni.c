@@ -1,4 +1,5 @@
-/* Element-wise kernels, reductions and attention for AVX-512 with VNNI: products of attention's codes are what differs. */
+/* Element-wise kernels, reductions and attention for AVX-512 with VNNI: products of attention's codes are what differs.
+ */
 #include "kernels/x86/lanes_avx512.h"
 
 #define OPS_FILL sala_fill_avx512vnni
