@@ -162,8 +162,9 @@ out:
 
 static sala_dtype overridden(const sala_recipe_plan *p, const char *name)
 {
+    /* 0 is a match too: one whose groups have no place in p->match, where nobody looks for them. */
     for (int i = 0; i < p->n_overrides; i++)
-        if (pcre2_match(p->overrides[i].pattern, (PCRE2_SPTR)name, strlen(name), 0, 0, p->match, p->limits) > 0)
+        if (pcre2_match(p->overrides[i].pattern, (PCRE2_SPTR)name, strlen(name), 0, 0, p->match, p->limits) >= 0)
             return p->overrides[i].dtype;
     return SALA_DTYPE_NONE;
 }

@@ -102,15 +102,18 @@ static void rows_that_do_not_divide(void **state)
 static void overrides(void **state)
 {
     (void)state;
-    const char *const types[] = {"attn_v=q8_0", "blk\\.[0-3]\\.ffn_.*=f16", "ffn_down=Q5_K"};
+    const char *const types[] = {"attn_v=q8_0", "blk\\.[0-3]\\.ffn_.*=f16", "ffn_down=Q5_K",
+                                 "blk\\.(7|9)\\.attn_(k|q)=q6_k"};
     const sala_quant_params params = {
-        .tensor_types = types, .n_tensor_types = 3, .output_type = "q5_1", .embedding_type = "bf16"};
+        .tensor_types = types, .n_tensor_types = 4, .output_type = "q5_1", .embedding_type = "bf16"};
     sala_recipe_plan *p = plan_of(&params, "q4_0");
     assert_int_equal(choose(p, "blk.5.attn_v.weight", 2, 256), SALA_Q8_0);
     assert_int_equal(choose(p, "blk.2.ffn_down.weight", 2, 256), SALA_F16);
     assert_int_equal(choose(p, "blk.4.ffn_down.weight", 2, 256), SALA_Q5_K);
     assert_int_equal(choose(p, "blk.4.ffn_down.weight", 2, 32), SALA_Q5_1);
     assert_int_equal(choose(p, "blk.4.ffn_up.weight", 2, 256), SALA_Q4_0);
+    assert_int_equal(choose(p, "blk.9.attn_k.weight", 2, 256), SALA_Q6_K);
+    assert_int_equal(choose(p, "blk.8.attn_k.weight", 2, 256), SALA_Q4_0);
     assert_int_equal(choose(p, "output.weight", 2, 256), SALA_Q5_1);
     assert_int_equal(choose(p, "token_embd.weight", 2, 256), SALA_BF16);
     sala_recipe_plan_close(p);
