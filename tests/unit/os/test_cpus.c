@@ -14,7 +14,7 @@ static void new_machine(void)
     test_path(root, sizeof root, name);
 }
 
-static void put(const char *text, const char *path_format, ...)
+__attribute__((format(printf, 2, 3))) static void put(const char *text, const char *path_format, ...)
 {
     char path[1024], full[2048];
     va_list ap;
