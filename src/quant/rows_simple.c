@@ -197,9 +197,10 @@ int64_t sala_write_tq2_0(const sala_block_run *run)
 {
     uint8_t codes[SALA_QKK];
     for (int64_t at = 0; at < run->n_blocks; at++) {
-        sala_block_tq2_0 y;
-        if (!ternary_codes(codes, &y.d, run->x + at * SALA_QKK))
+        uint16_t d;
+        if (!ternary_codes(codes, &d, run->x + at * SALA_QKK))
             return at;
+        sala_block_tq2_0 y = {.d = d};
         for (int q = 0; q < 2; q++) {
             const uint8_t *c = codes + 128 * q;
             for (int m = 0; m < 32; m++)
@@ -224,9 +225,10 @@ int64_t sala_write_tq1_0(const sala_block_run *run)
 {
     uint8_t codes[SALA_QKK];
     for (int64_t at = 0; at < run->n_blocks; at++) {
-        sala_block_tq1_0 y;
-        if (!ternary_codes(codes, &y.d, run->x + at * SALA_QKK))
+        uint16_t d;
+        if (!ternary_codes(codes, &d, run->x + at * SALA_QKK))
             return at;
+        sala_block_tq1_0 y = {.d = d};
         for (int m = 0; m < 32; m++)
             y.qs[m] = pack_digits(codes + m, 32, 5);
         for (int m = 0; m < 16; m++)

@@ -57,24 +57,27 @@ uint64_t sala_dtype_bytes(sala_dtype dtype, int64_t n);
 
 /* ---- block layouts, as they lie in files; all fields little endian, d and m are IEEE half floats ---- */
 
+/* A matrix may begin at any address of a mapped file. */
+#define SALA_UNALIGNED __attribute__((packed))
+
 #define SALA_QK 32   /* weights of a simple block */
 #define SALA_QKK 256 /* weights of a super block */
 
 /* clang-format off */
-typedef struct { uint16_t d; uint8_t qs[16]; } sala_block_q4_0;
-typedef struct { uint16_t d, m; uint8_t qs[16]; } sala_block_q4_1;
-typedef struct { uint16_t d; uint8_t qh[4]; uint8_t qs[16]; } sala_block_q5_0;
-typedef struct { uint16_t d, m; uint8_t qh[4]; uint8_t qs[16]; } sala_block_q5_1;
-typedef struct { uint16_t d; int8_t qs[32]; } sala_block_q8_0;
-typedef struct { uint8_t scales[16]; uint8_t qs[64]; uint16_t d, dmin; } sala_block_q2_k;
-typedef struct { uint8_t hmask[32]; uint8_t qs[64]; uint8_t scales[12]; uint16_t d; } sala_block_q3_k;
-typedef struct { uint16_t d, dmin; uint8_t scales[12]; uint8_t qs[128]; } sala_block_q4_k;
-typedef struct { uint16_t d, dmin; uint8_t scales[12]; uint8_t qh[32]; uint8_t qs[128]; } sala_block_q5_k;
-typedef struct { uint8_t ql[128]; uint8_t qh[64]; int8_t scales[16]; uint16_t d; } sala_block_q6_k;
-typedef struct { uint16_t d; uint8_t qs[16]; } sala_block_iq4_nl;
-typedef struct { uint16_t d, scales_h; uint8_t scales_l[4]; uint8_t qs[128]; } sala_block_iq4_xs;
-typedef struct { uint8_t qs[48]; uint8_t qh[4]; uint16_t d; } sala_block_tq1_0;
-typedef struct { uint8_t qs[64]; uint16_t d; } sala_block_tq2_0;
+typedef struct SALA_UNALIGNED { uint16_t d; uint8_t qs[16]; } sala_block_q4_0;
+typedef struct SALA_UNALIGNED { uint16_t d, m; uint8_t qs[16]; } sala_block_q4_1;
+typedef struct SALA_UNALIGNED { uint16_t d; uint8_t qh[4]; uint8_t qs[16]; } sala_block_q5_0;
+typedef struct SALA_UNALIGNED { uint16_t d, m; uint8_t qh[4]; uint8_t qs[16]; } sala_block_q5_1;
+typedef struct SALA_UNALIGNED { uint16_t d; int8_t qs[32]; } sala_block_q8_0;
+typedef struct SALA_UNALIGNED { uint8_t scales[16]; uint8_t qs[64]; uint16_t d, dmin; } sala_block_q2_k;
+typedef struct SALA_UNALIGNED { uint8_t hmask[32]; uint8_t qs[64]; uint8_t scales[12]; uint16_t d; } sala_block_q3_k;
+typedef struct SALA_UNALIGNED { uint16_t d, dmin; uint8_t scales[12]; uint8_t qs[128]; } sala_block_q4_k;
+typedef struct SALA_UNALIGNED { uint16_t d, dmin; uint8_t scales[12]; uint8_t qh[32]; uint8_t qs[128]; } sala_block_q5_k;
+typedef struct SALA_UNALIGNED { uint8_t ql[128]; uint8_t qh[64]; int8_t scales[16]; uint16_t d; } sala_block_q6_k;
+typedef struct SALA_UNALIGNED { uint16_t d; uint8_t qs[16]; } sala_block_iq4_nl;
+typedef struct SALA_UNALIGNED { uint16_t d, scales_h; uint8_t scales_l[4]; uint8_t qs[128]; } sala_block_iq4_xs;
+typedef struct SALA_UNALIGNED { uint8_t qs[48]; uint8_t qh[4]; uint16_t d; } sala_block_tq1_0;
+typedef struct SALA_UNALIGNED { uint8_t qs[64]; uint16_t d; } sala_block_tq2_0;
 /* clang-format on */
 
 /* The sixteen values that a 4-bit code of IQ4_NL and IQ4_XS stands for. */
