@@ -1,6 +1,5 @@
 /* The public interface from opening a file to generated text, on a small random model. */
-#include "sala.h"
-#include "unit/model/tiny.h"
+#include "unit/api/support.h"
 
 #include <math.h>
 #include <unistd.h>
@@ -23,12 +22,7 @@ static sala_model *model;
 static int open_model(void **state)
 {
     (void)state;
-    char path[512];
-    sala_error err;
-    tiny_write(test_path(path, sizeof path, "api.gguf"), &shape, 11);
-    if (sala_model_open(&model, path, &(sala_model_params){.n_threads = 2}, &err) != SALA_OK)
-        fail_msg("%s", err.message);
-    unlink(path);
+    model = open_tiny(&shape, 11, "auto", 2);
     return 0;
 }
 
@@ -38,15 +32,6 @@ static int close_model(void **state)
     sala_model_close(model);
     sala_model_close(NULL);
     return 0;
-}
-
-static sala_session *new_session(int64_t max_tokens)
-{
-    sala_session *s;
-    sala_error err;
-    if (sala_session_open(&s, model, &(sala_session_params){.max_tokens = max_tokens}, &err) != SALA_OK)
-        fail_msg("%s", err.message);
-    return s;
 }
 
 typedef struct heard {
@@ -140,7 +125,7 @@ static void greedy_is_argmax(void **state)
 {
     (void)state;
     heard h = {0};
-    sala_session *s = new_session(0);
+    sala_session *s = new_session(model, 0, SALA_KV_DEFAULT);
     const sala_generate_result r = generate(s, "abc", (sala_generate_params){.max_new_tokens = 20, .ignore_eos = true},
                                             (sala_sampler_params){0}, &h);
     assert_int_equal(r.n_prompt, 3);
@@ -149,7 +134,7 @@ static void greedy_is_argmax(void **state)
     assert_int_equal(h.n_tokens, 20);
     assert_int_equal(sala_session_length(s), 3 + 19);
     /* The same by hand, one row at a time. */
-    sala_session *t = new_session(0);
+    sala_session *t = new_session(model, 0, SALA_KV_DEFAULT);
     float logits[N_VOCAB];
     int32_t next = 'a';
     for (int i = 0; i < 22; i++) {
@@ -185,10 +170,10 @@ static void seeds_chunks_and_stops(void **state)
     (void)state;
     const sala_sampler_params warm = {.temperature = 1, .seed = 77};
     heard a = {0}, b = {0}, c = {0}, d = {0};
-    sala_session *s = new_session(0);
+    sala_session *s = new_session(model, 0, SALA_KV_DEFAULT);
     const sala_generate_params p = {.max_new_tokens = 60, .ignore_eos = true, .n_top = 3};
     generate(s, "a longer prompt than before", p, warm, &a);
-    sala_session *t = new_session(0);
+    sala_session *t = new_session(model, 0, SALA_KV_DEFAULT);
     sala_generate_params q = p;
     q.chunk = 5;
     generate(t, "a longer prompt than before", q, warm, &b);
@@ -229,7 +214,7 @@ static void the_context_ends(void **state)
     (void)state;
     heard h = {0};
     sala_error err;
-    sala_session *s = new_session(16);
+    sala_session *s = new_session(model, 16, SALA_KV_DEFAULT);
     assert_int_equal(sala_session_max_tokens(s), 16);
     const sala_generate_params p = {.max_new_tokens = -1, .ignore_eos = true};
     const sala_generate_result r = generate(s, "12345678", p, (sala_sampler_params){0}, &h);
@@ -261,7 +246,7 @@ static void refusals(void **state)
 {
     (void)state;
     sala_error err;
-    sala_session *s = new_session(0), *fork;
+    sala_session *s = new_session(model, 0, SALA_KV_DEFAULT), *fork;
     int32_t ids[40] = {0};
     uint64_t done = 0;
     assert_int_equal(sala_prefill(s, ids, 40, 10, NULL, cancel_at_once, &done, &err), SALA_E_CANCELLED);

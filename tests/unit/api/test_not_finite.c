@@ -2,14 +2,13 @@
  * session of the call as it was. The numbers are planted in the files of small models: in the row of one token, so that
  * tokens before and after are sound, and in weights that every token meets. */
 #include "format/gguf.h"
-#include "sala.h"
-#include "unit/model/tiny.h"
+#include "unit/api/support.h"
 
 #include <fcntl.h>
 #include <math.h>
 #include <unistd.h>
 
-enum { N_VOCAB = 40, BAD_TOKEN = 7, N_BEFORE = 70 };
+enum { N_VOCAB = 40, BAD_TOKEN = 7, N_BEFORE = 70, MAX_TOKENS = 200 };
 
 #define TINY .n_vocab = N_VOCAB, .n_ctx = 512, .scale = 1, .n_embd = 32, .n_ff = 48
 
@@ -54,24 +53,10 @@ static void plant(const char *path, const char *tensor, size_t at, float x)
 static sala_model *open_planted(const tiny_model *m, const char *kernels, const char *tensor, size_t at, float x)
 {
     char path[512];
-    sala_error err;
-    sala_model *model;
     test_path(path, sizeof path, "planted.gguf");
     tiny_write(path, m, 5);
     plant(path, tensor, at, x);
-    if (sala_model_open(&model, path, &(sala_model_params){.n_threads = 2, .kernels = kernels}, &err) != SALA_OK)
-        fail_msg("%s", err.message);
-    unlink(path);
-    return model;
-}
-
-static sala_session *new_session(sala_model *model, sala_kv_type kv)
-{
-    sala_session *s;
-    sala_error err;
-    if (sala_session_open(&s, model, &(sala_session_params){.max_tokens = 200, .kv = kv}, &err) != SALA_OK)
-        fail_msg("%s", err.message);
-    return s;
+    return open_file(path, kernels, 2);
 }
 
 static void feed(sala_session *s, int first, int n, float *logits)
@@ -96,7 +81,8 @@ static size_t length_of(const sala_session *s)
 static void one_token(const tiny_model *m, const char *kernels, sala_kv_type kv, float bad)
 {
     sala_model *model = open_planted(m, kernels, "token_embd.weight", BAD_TOKEN * 32 + 11, bad);
-    sala_session *a = new_session(model, kv), *b = new_session(model, kv), *twin = new_session(model, kv);
+    sala_session *a = new_session(model, MAX_TOKENS, kv), *b = new_session(model, MAX_TOKENS, kv),
+                 *twin = new_session(model, MAX_TOKENS, kv);
     sala_session *both[] = {a, b};
     float got[N_VOCAB], want[N_VOCAB], logits[2 * N_VOCAB];
     sala_error err = {0};
@@ -148,7 +134,7 @@ static void bad_weights(void **state)
     for (size_t t = 0; t < SALA_ARRAY_LEN(tensors); t++) {
         for (size_t f = 0; f < SALA_ARRAY_LEN(families); f++) {
             sala_model *model = open_planted(&shapes[0], families[f], tensors[t], 13, t % 2 ? NAN : INFINITY);
-            sala_session *s = new_session(model, SALA_KV_F16);
+            sala_session *s = new_session(model, MAX_TOKENS, SALA_KV_F16);
             float logits[N_VOCAB];
             sala_error err = {0};
             const sala_row row = {.token = 3, .session = 0, .want = true};

@@ -3,8 +3,7 @@
 #include "format/session_file.h"
 #include "infer/engine.h"
 #include "os/os.h"
-#include "sala.h"
-#include "unit/model/tiny.h"
+#include "unit/api/support.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -26,28 +25,6 @@ static const tiny_model shapes[] = {
      .n_ff = 48, .tied = true, .longrope = true, .sparse = {8, 4, 16, 0, 5, 32, 100, true}},
 };
 #define HYBRID 1
-
-static sala_model *open_shape(const tiny_model *shape, uint64_t seed)
-{
-    char path[512];
-    sala_error err;
-    sala_model *model;
-    test_path(path, sizeof path, "session-model.gguf");
-    tiny_write(path, shape, seed);
-    if (sala_model_open(&model, path, &(sala_model_params){.n_threads = 2}, &err) != SALA_OK)
-        fail_msg("%s", err.message);
-    unlink(path);
-    return model;
-}
-
-static sala_session *new_session(sala_model *model, sala_kv_type kv)
-{
-    sala_session *s;
-    sala_error err;
-    if (sala_session_open(&s, model, &(sala_session_params){.max_tokens = N_MAX, .kv = kv}, &err) != SALA_OK)
-        fail_msg("%s", err.message);
-    return s;
-}
 
 static sala_session *must_restore(sala_model *model, const char *path, bool read_only)
 {
@@ -118,13 +95,13 @@ static void round_trips(void **state)
     static const int lengths[] = {0, 1, 63, 64, 65, 256, 333};
     static const sala_kv_type types[] = {SALA_KV_F32, SALA_KV_F16, SALA_KV_Q8_0, SALA_KV_Q4};
     for (size_t m = 0; m < SALA_ARRAY_LEN(shapes); m++) {
-        sala_model *model = open_shape(&shapes[m], 3);
+        sala_model *model = open_tiny(&shapes[m], 3, "auto", 2);
         for (size_t i = 0; i < SALA_ARRAY_LEN(lengths); i++) {
             for (size_t k = 0; k < SALA_ARRAY_LEN(types); k++) {
                 int32_t ids[400];
                 const int n = lengths[i];
                 make_ids(&r, ids, 400);
-                sala_session *s = new_session(model, types[k]);
+                sala_session *s = new_session(model, N_MAX, types[k]);
                 must_feed(s, ids, n, NULL);
                 assert_string_equal(sala_session_note(s), "{}");
                 assert_int_equal(sala_session_set_note(s, "{\"file\":\"a.txt\",\"at\":[1,2.5]}", NULL), SALA_OK);
@@ -160,13 +137,13 @@ static void random_programs(void **state)
     sala_rng_seed(&r, test_seed(5));
     int n_saves = 0, n_restores = 0, n_rolled = 0, n_forks = 0, n_checks = 0;
     for (size_t m = 0; m < SALA_ARRAY_LEN(shapes); m++) {
-        sala_model *model = open_shape(&shapes[m], 4);
+        sala_model *model = open_tiny(&shapes[m], 4, "auto", 2);
         for (int program = 0; program < 4; program++) {
             /* A session and a fork that lives on beside it; what each file holds. */
             int32_t ids[N_MAX], fork_ids[N_MAX], file_ids[3][N_MAX];
             int64_t n = 0, fork_n = 0, file_n[3] = {-1, -1, -1};
             const sala_kv_type kv = program % 2 ? SALA_KV_F16 : SALA_KV_Q8_0;
-            sala_session *s = new_session(model, kv), *fork = NULL;
+            sala_session *s = new_session(model, N_MAX, kv), *fork = NULL;
             int home = -1; /* the file that the session has locked; that of the fork's pages */
             bool read_only = false;
             for (int op = 0; op < 150; op++) {
@@ -288,7 +265,7 @@ static void only_what_is_new(void **state)
     char path[512];
     test_path(path, sizeof path, "new.session");
     const tiny_model *shape = &shapes[HYBRID];
-    sala_model *model = open_shape(shape, 4);
+    sala_model *model = open_tiny(shape, 4, "auto", 2);
     sala_session *s;
     enum { N = 100000 };
     const sala_session_params p = {.max_tokens = N + 10000};
@@ -338,7 +315,7 @@ static void states_to_go_back_to(void **state)
     (void)state;
     char path[512];
     test_path(path, sizeof path, "states.session");
-    sala_model *model = open_shape(&shapes[2], 4);
+    sala_model *model = open_tiny(&shapes[2], 4, "auto", 2);
     sala_session *s;
     const sala_session_params p = {.max_tokens = 6000};
     assert_int_equal(sala_session_open(&s, model, &p, NULL), SALA_OK);
@@ -379,7 +356,7 @@ static void states_of_another_past(void **state)
     (void)state;
     char path[512];
     test_path(path, sizeof path, "past.session");
-    sala_model *model = open_shape(&shapes[2], 4);
+    sala_model *model = open_tiny(&shapes[2], 4, "auto", 2);
     sala_rng r;
     sala_rng_seed(&r, 3);
     int32_t ids[300];
@@ -389,7 +366,7 @@ static void states_of_another_past(void **state)
         for (int further = 0; further < 2; further++) {
             const int n = further ? 260 : 200;
             make_ids(&r, ids, 300);
-            sala_session *s = new_session(model, SALA_KV_F16);
+            sala_session *s = new_session(model, N_MAX, SALA_KV_F16);
             must_feed(s, ids, 200, NULL);
             must_save(s, path);
             assert_int_equal(sala_session_rollback(s, back[i], NULL), SALA_OK);
@@ -435,12 +412,12 @@ static void forks_beside_saves(void **state)
     (void)state;
     char path[512];
     test_path(path, sizeof path, "beside.session");
-    sala_model *model = open_shape(&shapes[HYBRID], 4);
+    sala_model *model = open_tiny(&shapes[HYBRID], 4, "auto", 2);
     sala_rng r;
     sala_rng_seed(&r, 6);
     int32_t ids[N_MAX];
     make_ids(&r, ids, N_MAX);
-    sala_session *s = new_session(model, SALA_KV_F16);
+    sala_session *s = new_session(model, N_MAX, SALA_KV_F16);
     must_feed(s, ids, 350, NULL);
     must_save(s, path);
     sala_session_close(s);
@@ -508,12 +485,12 @@ static void refusals(void **state)
     char path[512], other[512];
     test_path(path, sizeof path, "refused.session");
     test_path(other, sizeof other, "other.session");
-    sala_model *model = open_shape(&shapes[HYBRID], 4), *twin = open_shape(&shapes[HYBRID], 5);
+    sala_model *model = open_tiny(&shapes[HYBRID], 4, "auto", 2), *twin = open_tiny(&shapes[HYBRID], 5, "auto", 2);
     sala_rng r;
     sala_rng_seed(&r, 2);
     int32_t ids[300];
     make_ids(&r, ids, 300);
-    sala_session *s = new_session(model, SALA_KV_F16);
+    sala_session *s = new_session(model, N_MAX, SALA_KV_F16);
     must_feed(s, ids, 300, NULL);
     sala_error err;
     assert_refused(model, path, SALA_E_NOT_FOUND, path);
@@ -522,7 +499,7 @@ static void refusals(void **state)
     assert_refused(model, path, SALA_E_STATE, "has the session open");
     char *json = NULL;
     assert_int_equal(sala_session_describe(&json, path, &err), SALA_E_STATE);
-    sala_session *two = new_session(model, SALA_KV_F16);
+    sala_session *two = new_session(model, N_MAX, SALA_KV_F16);
     assert_int_equal(sala_session_save(two, path, &err), SALA_E_STATE);
     sala_session_close(two);
     sala_session_close(s);
@@ -535,12 +512,12 @@ static void refusals(void **state)
     assert_non_null(strstr(json, "\"architecture\":\"minicpm-sala\""));
     assert_non_null(strstr(json, "\"fell_back\":false"));
     sala_free(json);
-    sala_model *again = open_shape(&shapes[HYBRID], 4);
+    sala_model *again = open_tiny(&shapes[HYBRID], 4, "auto", 2);
     sala_session_close(must_restore(again, path, true));
     sala_model_close(again);
     tiny_model changed = shapes[HYBRID];
     changed.sparse.kernel_size = 8;
-    again = open_shape(&changed, 4);
+    again = open_tiny(&changed, 4, "auto", 2);
     assert_refused(again, path, SALA_E_INVALID, "sparse settings of the session");
     sala_model_close(again);
     assert_int_equal(sala_session_restore(&s, model, path, &(sala_restore_params){.max_tokens = 299}, &err),
@@ -596,7 +573,7 @@ static void refusals(void **state)
         {NULL, "{", "no JSON object"},
     };
     for (size_t i = 0; i < SALA_ARRAY_LEN(lies); i++) {
-        s = new_session(model, SALA_KV_F16);
+        s = new_session(model, N_MAX, SALA_KV_F16);
         must_feed(s, ids, 300, NULL);
         must_save(s, path);
         sala_session_close(s);
@@ -619,12 +596,12 @@ static void damaged_pages(void **state)
     char path[512], other[512];
     test_path(path, sizeof path, "damaged.session");
     test_path(other, sizeof other, "copy.session");
-    sala_model *model = open_shape(&shapes[HYBRID], 4);
+    sala_model *model = open_tiny(&shapes[HYBRID], 4, "auto", 2);
     sala_rng r;
     sala_rng_seed(&r, 2);
     int32_t ids[500];
     make_ids(&r, ids, 500);
-    sala_session *s = new_session(model, SALA_KV_F16);
+    sala_session *s = new_session(model, N_MAX, SALA_KV_F16);
     must_feed(s, ids, 400, NULL);
     must_save(s, path);
     sala_session_close(s);
@@ -700,12 +677,12 @@ static void damaged_mark(void **state)
     (void)state;
     char path[512];
     test_path(path, sizeof path, "mark.session");
-    sala_model *model = open_shape(&shapes[2], 4);
+    sala_model *model = open_tiny(&shapes[2], 4, "auto", 2);
     sala_rng r;
     sala_rng_seed(&r, 2);
     int32_t ids[600];
     make_ids(&r, ids, 600);
-    sala_session *s = new_session(model, SALA_KV_F16);
+    sala_session *s = new_session(model, N_MAX, SALA_KV_F16);
     must_feed(s, ids, 300, NULL);
     must_save(s, path); /* its state, of 256, is a mark of the next save */
     must_feed(s, ids + 300, 300, NULL);
@@ -764,7 +741,7 @@ static void each_failure(void **state)
     (void)state;
     char path[512];
     test_path(path, sizeof path, "failing.session");
-    sala_model *model = open_shape(&shapes[HYBRID], 4);
+    sala_model *model = open_tiny(&shapes[HYBRID], 4, "auto", 2);
     sala_rng r;
     sala_rng_seed(&r, 2);
     int32_t ids[500];
@@ -774,7 +751,7 @@ static void each_failure(void **state)
         bool failed = true;
         for (int at = 0; failed; at++) {
             unlink(path);
-            sala_session *s = new_session(model, SALA_KV_F16);
+            sala_session *s = new_session(model, N_MAX, SALA_KV_F16);
             must_feed(s, ids, 200, NULL);
             must_save(s, path);
             if (restored) {

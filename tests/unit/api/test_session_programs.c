@@ -4,8 +4,7 @@
  *
  * Contents come from a few books, each of which begins like an earlier one up to some token. A session is at some place
  * of some book; where books agree it may change from one to the other. So all answers are known in advance. */
-#include "sala.h"
-#include "unit/model/tiny.h"
+#include "unit/api/support.h"
 
 #include <pthread.h>
 #include <unistd.h>
@@ -102,21 +101,12 @@ typedef struct world {
     saved file[N_FILES];
 } world;
 
-static sala_session *new_session(const world *w)
-{
-    sala_session *s;
-    sala_error err;
-    if (sala_session_open(&s, w->model, &w->params, &err) != SALA_OK)
-        fail_msg("%s", err.message);
-    return s;
-}
-
 static void write_answers(const world *w)
 {
     static sala_row rows[BOOK];
     sala_error err;
     for (int b = 0; b < N_BOOKS; b++) {
-        sala_session *s = new_session(w);
+        sala_session *s = open_session(w->model, &w->params);
         for (int i = 0; i < BOOK; i++)
             rows[i] = (sala_row){book[b][i], 0, true};
         if (sala_forward(w->model, &s, 1, rows, BOOK, answer[b][0], &err) != SALA_OK)
@@ -124,7 +114,7 @@ static void write_answers(const world *w)
         sala_session_close(s);
     }
     /* What follows in the same call changes nothing. */
-    sala_session *s = new_session(w);
+    sala_session *s = open_session(w->model, &w->params);
     const int b = (int)draw(N_BOOKS), n = 1 + (int)draw(BOOK);
     float logits[N_VOCAB];
     for (int i = 0; i < n; i++)
@@ -150,7 +140,7 @@ static reader *pick(world *w)
     reader *r = w->last && draw(2) ? w->last : &w->r[draw(N_SESSIONS)];
     w->last = r;
     if (!r->s)
-        *r = (reader){.s = new_session(w), .book = (int)draw(N_BOOKS), .home = -1};
+        *r = (reader){.s = open_session(w->model, &w->params), .book = (int)draw(N_BOOKS), .home = -1};
     return r;
 }
 
@@ -486,22 +476,10 @@ static void random_program(world *w, int n_steps)
         unlink(w->file[f].path);
 }
 
-static sala_model *open_model(const tiny_model *m, const char *kernels, int threads)
-{
-    char path[512];
-    sala_model *model;
-    sala_error err;
-    tiny_write(test_path(path, sizeof path, "session.gguf"), m, 5);
-    if (sala_model_open(&model, path, &(sala_model_params){.n_threads = threads, .kernels = kernels}, &err) != SALA_OK)
-        fail_msg("%s", err.message);
-    unlink(path);
-    return model;
-}
-
 static void run_model(const tiny_model *m, const char *kernels, int threads, const sala_kv_type *types, int n_types,
                       int programs, int steps)
 {
-    world w = {.m = m, .model = open_model(m, kernels, threads)};
+    world w = {.m = m, .model = open_tiny(m, 5, kernels, threads)};
     for (int t = 0; t < n_types; t++)
         for (int by_prompt = 0; by_prompt < (m->sparse.dense_len > 0 ? 2 : 1); by_prompt++) {
             w.params = (sala_session_params){.max_tokens = MAX_TOKENS,
@@ -602,14 +580,14 @@ static void threads(void **state)
     (void)state;
     sala_rng_seed(&rng, test_seed(8));
     for (size_t i = 0; i < 5; i += 4) {
-        world w = {.m = &models[i], .model = open_model(&models[i], "auto", 2), .params = {.max_tokens = MAX_TOKENS}};
+        world w = {.m = &models[i], .model = open_tiny(&models[i], 5, "auto", 2), .params = {.max_tokens = MAX_TOKENS}};
         write_books();
         for (int b = 1; b < N_BOOKS; b++)
             memcpy(book[b], book[0], 200 * sizeof **book);
         write_answers(&w);
         char path[512];
         test_path(path, sizeof path, "threads.session");
-        sala_session *s = new_session(&w);
+        sala_session *s = open_session(w.model, &w.params);
         assert_int_equal(sala_prefill(s, book[0], 200, 0, NULL, NULL, NULL, NULL), SALA_OK);
         assert_int_equal(sala_session_save(s, path, NULL), SALA_OK);
         sala_session_close(s);
@@ -640,13 +618,13 @@ static void threads(void **state)
 static void refused(void **state)
 {
     (void)state;
-    world w = {.m = &models[0], .model = open_model(&models[0], "auto", 1), .params = {.max_tokens = 50}};
-    sala_model *other = open_model(&models[1], "auto", 1);
-    sala_session *s[2] = {new_session(&w), NULL};
+    world w = {.m = &models[0], .model = open_tiny(&models[0], 5, "auto", 1), .params = {.max_tokens = 50}};
+    sala_model *other = open_tiny(&models[1], 5, "auto", 1);
+    sala_session *s[2] = {open_session(w.model, &w.params), NULL};
     const sala_row rows[] = {{1, 0, false}, {2, 1, false}, {3, 0, false}};
     sala_error err;
     w.params.kv = SALA_KV_Q8_0;
-    s[1] = new_session(&w);
+    s[1] = open_session(w.model, &w.params);
     assert_int_equal(sala_forward(w.model, s, 2, rows, 3, NULL, &err), SALA_E_INVALID); /* caches of two types */
     assert_int_equal(sala_forward(other, s, 1, rows, 1, NULL, &err), SALA_E_INVALID);
     for (int i = 0; i < 2; i++) {
