@@ -228,7 +228,7 @@ static int show_text(const char *path)
 
 static int plan(reader *r, const cli_options *o, int64_t *planned)
 {
-    char tokens[32], bytes[32], words[400];
+    char tokens[32], bytes[32];
     sala_model_info info;
     sala_model_get_info(r->vocab, &info);
     const int64_t end = r->first + r->n_tokens;
@@ -239,23 +239,16 @@ static int plan(reader *r, const cli_options *o, int64_t *planned)
                             (long long)o->ctx);
         *planned = o->ctx;
     }
-    cli_memory m;
-    const bool ref = o->kernels && strcmp(o->kernels, "ref") == 0;
-    cli_options kept = *o;
-    kept.kv = r->exists ? r->saved.kv : o->kv;
-    const int rc = cli_memory_plan(&m, r->vocab, cli_kv_type(&kept), ref, *planned);
-    if (rc)
-        return rc;
     cli_say("%s: %s, %s of text, %s tokens", base_name(r->document), r->format, sala_format_bytes(bytes, r->text_bytes),
             cli_thousands(tokens, (uint64_t)r->n_tokens));
     if (r->repaired)
         cli_warn("%llu characters of %s were not valid and became U+FFFD", (unsigned long long)r->repaired,
                  r->document);
-    cli_memory_words(words, &m);
-    if (!cli_memory_fits(&m))
-        return cli_fail("a session of %lld tokens cannot fit: %s%s", (long long)m.n_tokens, words,
-                        !o->kv ? "; --kv q8_0 or --kv q4 take less" : "");
-    cli_say("memory for %s tokens: %s", cli_thousands(tokens, (uint64_t)m.n_tokens), words);
+    cli_options kept = *o;
+    kept.kv = r->exists ? r->saved.kv : o->kv;
+    const int rc = cli_memory_announce(r->vocab, &kept, *planned, o->ctx > 0 ? "; ask for less with -c" : "");
+    if (rc)
+        return rc;
     if (info.n_ctx_train > 0 && end > info.n_ctx_train)
         cli_warn("%lld tokens are beyond the %lld that the model was trained for; answers may degrade", (long long)end,
                  (long long)info.n_ctx_train);

@@ -1,7 +1,9 @@
 #include "memory.h"
 
 #include "infer/engine.h"
+#include "model_arg.h"
 #include "os/os.h"
+#include "ui.h"
 
 #include <stdlib.h>
 
@@ -72,4 +74,21 @@ const char *cli_memory_words(char dst[400], const cli_memory *m)
     else
         snprintf(dst, 400, "%s", words);
     return dst;
+}
+
+int cli_memory_announce(const sala_model *model, const cli_options *o, int64_t n_tokens, const char *advice)
+{
+    cli_memory m;
+    char tokens[32], words[400];
+    const bool ref = o->kernels && strcmp(o->kernels, "ref") == 0;
+    const int rc = cli_memory_plan(&m, model, cli_kv_type(o), ref, n_tokens);
+    if (rc)
+        return rc;
+    cli_memory_words(words, &m);
+    cli_thousands(tokens, (uint64_t)n_tokens);
+    if (!cli_memory_fits(&m))
+        return cli_fail("%s tokens cannot fit into memory: %s%s%s", tokens, words, advice,
+                        o->kv ? "" : "; --kv q8_0 or --kv q4 take less");
+    cli_say("memory for %s tokens: %s", tokens, words);
+    return 0;
 }

@@ -81,21 +81,9 @@ static int check_plan(const cli_options *o)
         return rc;
     sala_model *vocab = NULL;
     const sala_model_params params = {.vocab_only = true, .sparse = o->sparse};
-    if (sala_model_open(&vocab, path, &params, NULL) == SALA_OK) { /* the real opening will say what is wrong */
-        char tokens[32], words[400];
-        cli_memory m;
-        rc = cli_memory_plan(&m, vocab, cli_kv_type(o), o->kernels && strcmp(o->kernels, "ref") == 0, o->ctx);
-        if (rc == 0) {
-            cli_memory_words(words, &m);
-            cli_thousands(tokens, (uint64_t)m.n_tokens);
-            if (cli_memory_fits(&m))
-                cli_say("memory for %s tokens: %s", tokens, words);
-            else
-                rc = cli_fail("a context of %s tokens cannot fit into memory: %s; ask for less with -c%s", tokens,
-                              words, o->kv ? "" : ", or for a smaller cache with --kv q8_0 or q4");
-        }
-        sala_model_close(vocab);
-    }
+    if (sala_model_open(&vocab, path, &params, NULL) == SALA_OK) /* the real opening will say what is wrong */
+        rc = cli_memory_announce(vocab, o, o->ctx, "; ask for less with -c");
+    sala_model_close(vocab);
     free(path);
     return rc;
 }
