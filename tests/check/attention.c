@@ -288,13 +288,9 @@ void check_attention(check *c)
     for (const char *const *f = sala_kernels_families(); *f; f++) {
         for (int as = 0; as < SALA_N_KV_KERNELS; as++) {
             sala_kernels k;
-            char name[64];
-            snprintf(name, sizeof name, "attention_%s_%s", check_cache_types[as].name, *f);
-            if (!sala_kernels_get(&k, *f, c->cpu)) {
-                c->n_skipped++;
-                continue;
-            }
-            if (!check_begin(c, name, 0))
+            char what[32];
+            snprintf(what, sizeof what, "attention_%s", check_cache_types[as].name);
+            if (!check_begin_family(c, &k, what, *f))
                 continue;
             if (c->bench) {
                 bench(c, &k, as);

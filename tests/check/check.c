@@ -95,17 +95,28 @@ double check_time(void (*fn)(void *user), void *user)
     return best;
 }
 
-bool check_begin(check *c, const char *name, uint32_t need)
+static bool begin(check *c, const char *name, bool runs_here)
 {
     if (c->filter && !strstr(name, c->filter))
         return false;
-    if (need & ~c->cpu) {
+    if (!runs_here) {
         c->n_skipped++;
         return false;
     }
     c->name = name;
     c->name_failed = false;
     return true;
+}
+
+bool check_begin(check *c, const char *name, uint32_t need)
+{
+    return begin(c, name, !(need & ~c->cpu));
+}
+
+bool check_begin_family(check *c, sala_kernels *k, const char *what, const char *family)
+{
+    snprintf(c->family_name, sizeof c->family_name, "%s_%s", what, family);
+    return begin(c, c->family_name, sala_kernels_get(k, family, c->cpu));
 }
 
 void check_end(check *c)

@@ -19,11 +19,14 @@ typedef struct check {
     int n_checks, n_failed;
     int n_skipped; /* variants that this CPU lacks */
     const char *name;
+    char family_name[64]; /* what check_begin_family makes of two */
     bool name_failed;
 } check;
 
 /* Starts the checks of one variant. False when it is filtered out or the CPU lacks `need`. */
 bool check_begin(check *c, const char *name, uint32_t need);
+/* The same for one operation of a family, whose kernels it fills in; its name becomes what_family. */
+bool check_begin_family(check *c, sala_kernels *k, const char *what, const char *family);
 void check_end(check *c);
 void check_fail(check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

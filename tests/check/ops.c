@@ -382,13 +382,7 @@ void check_ops(check *c)
 {
     for (const char *const *f = sala_kernels_families(); *f; f++) {
         sala_kernels k;
-        char name[64];
-        snprintf(name, sizeof name, "elementwise_%s", *f);
-        if (!sala_kernels_get(&k, *f, c->cpu)) {
-            c->n_skipped++;
-            continue;
-        }
-        if (!check_begin(c, name, 0))
+        if (!check_begin_family(c, &k, "elementwise", *f))
             continue;
         if (c->bench) {
             bench(c, &k);
