@@ -36,6 +36,13 @@ feed() {
     printf "$text" | "$@" >out 2>err || rc=$?
     [ $rc -eq "$want" ] || fail "exit code $rc instead of $want: $*"
 }
+# stops SIGNAL PID: a child that gets the signal ends with exit code 1.
+stops() {
+    local rc=0
+    kill "-$1" "$2"
+    wait "$2" || rc=$?
+    [ $rc = 1 ] || fail "SIG$1: exit code $rc"
+}
 has() { grep -qF -- "$2" "$1" || fail "no '$2' in $1"; }
 lacks() { ! grep -qF -- "$2" "$1" || fail "'$2' in $1"; }
 same() { cmp -s "$1" "$2" || fail "$1 and $2 differ"; }

@@ -111,10 +111,7 @@ fi
 "$SALA" run "$model" -p hello -n -1 -c 200000 --ignore-eos "${greedy[@]}" >out 2>err </dev/null &
 pid=$!
 for _ in $(seq 100); do [ -s out ] && break; sleep 0.1; done
-kill -INT $pid
-rc=0
-wait $pid || rc=$?
-[ $rc = 1 ] || fail "SIGINT: exit code $rc"
+stops INT $pid
 has err "interrupted"
 [ -s out ] || fail "nothing was written before SIGINT"
 

@@ -46,10 +46,7 @@ rm -f started
 PATH="$work/bin:$PATH" PLAY=slow "$SALA" pull >out 2>err </dev/null &
 pid=$!
 for _ in $(seq 100); do [ -e started ] && break; sleep 0.05; done
-kill -INT $pid
-rc=0
-wait $pid || rc=$?
-[ $rc = 1 ] || fail "SIGINT: exit code $rc"
+stops INT $pid
 has err "interrupted"
 clean
 
@@ -59,10 +56,7 @@ for signal in INT TERM; do
     PATH="$work/bin:$PATH" PLAY=script "$SALA" pull >out 2>err </dev/null &
     pid=$!
     for _ in $(seq 100); do [ -e started ] && break; sleep 0.05; done
-    kill -$signal $pid
-    rc=0
-    wait $pid || rc=$?
-    [ $rc = 1 ] || fail "SIG$signal: exit code $rc"
+    stops $signal $pid
     alive() { grep -q sleep "/proc/$(cat grandchild)/cmdline" 2>/dev/null; }
     for _ in $(seq 20); do alive || break; sleep 0.05; done
     ! alive || fail "SIG$signal left the child's own child"

@@ -2,6 +2,7 @@
 /* A SentencePiece tokenizer.model from anywhere: it loads or fails with a message; what loads turns text into ids of
  * its own vocabulary and those into valid UTF-8. */
 #include "text/tokenizer.h"
+#include "utf8.h"
 
 #include <stdlib.h>
 
@@ -24,13 +25,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (sala_tokenizer_encode(t, &ids, &span, 1, true, &err) == SALA_OK &&
         sala_tokenizer_decode(t, &out, ids.data, ids.count, true, &err) != SALA_OK)
         abort(); /* an id that the vocabulary lacks */
-    uint32_t cp;
-    for (size_t i = 0; i < out.len;) {
-        const int len = sala_utf8_decode(out.data + i, out.len - i, &cp);
-        if (len == 0)
-            abort();
-        i += (size_t)len;
-    }
+    must_be_utf8(&out);
     sala_buf_free(&out);
     sala_ids_free(&ids);
     sala_tokenizer_free(t);

@@ -2,6 +2,7 @@
 /* A tokenizer in the metadata of a GGUF file from anywhere: it loads or fails with a message; what loads turns text
  * into ids of its own vocabulary and those into valid UTF-8. */
 #include "text/tokenizer.h"
+#include "utf8.h"
 
 #include <stdlib.h>
 
@@ -17,13 +18,7 @@ static void use(const sala_tokenizer *t)
     if (sala_tokenizer_encode(t, &ids, spans, 2, true, NULL) == SALA_OK &&
         sala_tokenizer_decode(t, &out, ids.data, ids.count, true, NULL) != SALA_OK)
         abort(); /* an id that the vocabulary lacks */
-    uint32_t cp;
-    for (size_t i = 0; i < out.len;) {
-        const int len = sala_utf8_decode(out.data + i, out.len - i, &cp);
-        if (len == 0)
-            abort();
-        i += (size_t)len;
-    }
+    must_be_utf8(&out);
     sala_buf_free(&out);
     sala_ids_free(&ids);
 }

@@ -2,6 +2,7 @@
 /* A tokenizer.json from anywhere: it loads or fails with a message; what loads turns text into ids of its own
  * vocabulary, ids into valid UTF-8, and the same by streaming. */
 #include "text/tokenizer.h"
+#include "utf8.h"
 
 #include <stdlib.h>
 
@@ -28,13 +29,7 @@ static void use(const sala_tokenizer *t)
     sala_detokenizer_flush(d, &stream);
     if (whole.len != stream.len || (whole.len > 0 && memcmp(whole.data, stream.data, whole.len) != 0))
         abort();
-    uint32_t cp;
-    for (size_t i = 0; i < whole.len;) {
-        const int len = sala_utf8_decode(whole.data + i, whole.len - i, &cp);
-        if (len == 0)
-            abort();
-        i += (size_t)len;
-    }
+    must_be_utf8(&whole);
     sala_detokenizer_close(d);
     sala_buf_free(&whole);
     sala_buf_free(&stream);

@@ -34,4 +34,13 @@ static inline const char *test_path(char *buffer, size_t size, const char *name)
     return buffer;
 }
 
+/* A file of these bytes, in place of what was there. */
+static inline void test_write_file(const char *path, const void *data, size_t bytes)
+{
+    FILE *f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(data, 1, bytes, f), bytes);
+    assert_int_equal(fclose(f), 0);
+}
+
 #endif

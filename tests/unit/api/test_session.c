@@ -542,10 +542,7 @@ static void refusals(void **state)
     sala_session_close(s);
 
     /* A file that holds no session is left alone. */
-    FILE *out = fopen(other, "wb");
-    assert_non_null(out);
-    fputs("some text that is dear to somebody", out);
-    fclose(out);
+    test_write_file(other, "some text that is dear to somebody", 34);
     s = must_restore(model, path, false);
     assert_int_equal(sala_session_save(s, other, &err), SALA_E_CORRUPT);
     assert_int_equal(sala_os_file_size(other), 34);

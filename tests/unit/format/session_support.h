@@ -133,12 +133,4 @@ static inline uint8_t *file_bytes(const char *path, size_t *n)
     return data;
 }
 
-static inline void write_file(const char *path, const void *data, size_t n)
-{
-    FILE *out = fopen(path, "wb");
-    assert_non_null(out);
-    assert_int_equal(fwrite(data, 1, n, out), n);
-    assert_int_equal(fclose(out), 0);
-}
-
 #endif

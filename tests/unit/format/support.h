@@ -5,16 +5,9 @@
 
 #include "base/base.h"
 #include "os/os.h"
+#include "unit/test.h"
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <unistd.h>
-
-#include <cmocka.h>
 
 static char temp_dir[64];
 
@@ -67,14 +60,6 @@ static inline int files_in_temp_dir(void)
     int n = 0;
     assert_int_equal(sala_os_list_dir(temp_dir, count_one, &n), 0);
     return n;
-}
-
-static inline void write_bytes(const char *path, const void *data, size_t bytes)
-{
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(data, 1, bytes, f), bytes);
-    assert_int_equal(fclose(f), 0);
 }
 
 /* A copy that ends where its bytes end, so that a sanitizer sees every read beyond. */

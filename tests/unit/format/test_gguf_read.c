@@ -214,7 +214,7 @@ static void write_part(const char *path, uint16_t no, uint16_t count, uint32_t n
     b_pad(&b, 32);
     b_f32(&b, no);
     b_f32(&b, 0);
-    write_bytes(path, b.data, b.len);
+    test_write_file(path, b.data, b.len);
     sala_buf_free(&b);
 }
 
@@ -281,7 +281,7 @@ static void test_paths(void **state)
     (void)state;
     expect_failure(temp_path("nothing.gguf"), SALA_E_NOT_FOUND, "nothing.gguf");
     expect_failure(temp_dir, SALA_E_INVALID, "is a directory");
-    write_bytes(temp_path("empty.gguf"), "", 0);
+    test_write_file(temp_path("empty.gguf"), "", 0);
     expect_failure(temp_path("empty.gguf"), SALA_E_TRUNCATED, "0 bytes, too few");
     expect_failure("/dev/null", SALA_E_INVALID, "/dev/null");
 }

@@ -169,13 +169,13 @@ static void write_shard(const char *file, const char *tensor, float value)
     sala_buf b = {0};
     b_safetensors(&b, json, 0);
     b_f32(&b, value);
-    write_bytes(temp_path(file), b.data, b.len);
+    test_write_file(temp_path(file), b.data, b.len);
     sala_buf_free(&b);
 }
 
 static void write_index(const char *json)
 {
-    write_bytes(temp_path("model.safetensors.index.json"), json, strlen(json));
+    test_write_file(temp_path("model.safetensors.index.json"), json, strlen(json));
 }
 
 static void expect_open(const char *path, sala_status code, const char *fragment)
@@ -219,7 +219,7 @@ static void test_shard_failures(void **state)
 {
     (void)state;
     expect_open(temp_dir, SALA_E_NOT_FOUND, "neither model.safetensors nor");
-    write_bytes(temp_path("pytorch_model.bin"), "x", 1);
+    test_write_file(temp_path("pytorch_model.bin"), "x", 1);
     expect_open(temp_dir, SALA_E_NOT_FOUND, "pytorch_model.bin can not be read");
     expect_open(temp_path("none.safetensors"), SALA_E_NOT_FOUND, "none.safetensors");
     expect_open(temp_path("none.json"), SALA_E_NOT_FOUND, "none.json");
@@ -246,7 +246,7 @@ static void test_shard_failures(void **state)
     expect_open(temp_dir, SALA_E_CORRUPT, "has no \"weight_map\"");
     write_index("{");
     expect_open(temp_dir, SALA_E_CORRUPT, "not valid JSON");
-    write_bytes(temp_path("two.safetensors"), "garbage", 7);
+    test_write_file(temp_path("two.safetensors"), "garbage", 7);
     write_index("{\"weight_map\":{\"b\":\"two.safetensors\"}}");
     expect_open(temp_dir, SALA_E_TRUNCATED, "two.safetensors: the file has 7 bytes");
 }

@@ -127,7 +127,7 @@ static int state_at(const record *r, int n)
 /* Opens what is on the disk; it must be state `least` or the next one. Returns which. */
 static int must_show(const char *path, const image *m, const record *r, int least)
 {
-    write_file(path, m->bytes, m->size);
+    test_write_file(path, m->bytes, m->size);
     sala_session_file *f;
     sala_error err;
     const sala_session_access how = m->size < SALA_SF_HEADER_BYTES ? SALA_SESSION_CREATE : SALA_SESSION_READ;

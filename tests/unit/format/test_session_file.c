@@ -483,7 +483,7 @@ static void hostile_tables(void **state)
         memset(copy, 0, 4096); /* no other generation to fall back to */
         sala_sf_put_u64(copy + (lies[i].in_table ? table : 4096) + lies[i].at, lies[i].value);
         seal(copy, lies[i].in_table ? table : 0);
-        write_file(path, copy, n);
+        test_write_file(path, copy, n);
         sala_session_file *f;
         sala_error err = {0};
         const sala_status status = sala_session_file_open(&f, path, SALA_SESSION_WRITE, &err);
@@ -492,7 +492,7 @@ static void hostile_tables(void **state)
         assert_true(status == SALA_E_CORRUPT || status == SALA_E_TRUNCATED);
         /* With the other generation there, it is taken. */
         memcpy(copy, bytes, 4096);
-        write_file(path, copy, n);
+        test_write_file(path, copy, n);
         bool fell_back;
         int n_bad;
         assert_int_equal(open_damaged(path, held, &fell_back, &n_bad), 2);
@@ -502,7 +502,7 @@ static void hostile_tables(void **state)
     /* Another version is left alone, whatever else is there. */
     sala_sf_put_u32(bytes + 4096 + 8, 3);
     seal(bytes, 0);
-    write_file(path, bytes, n);
+    test_write_file(path, bytes, n);
     sala_session_file *f;
     sala_error err;
     assert_int_equal(sala_session_file_open(&f, path, SALA_SESSION_CREATE, &err), SALA_E_UNSUPPORTED);
@@ -520,7 +520,7 @@ static void after_a_fall_back(void **state)
     size_t n;
     uint8_t *bytes = small_session(path, &n, held);
     bytes[4096 + 20] ^= 1;
-    write_file(path, bytes, n);
+    test_write_file(path, bytes, n);
     sala_session_file *f = must_open(path, SALA_SESSION_WRITE);
     assert_true(sala_session_file_fell_back(f));
     assert_holds(f, &held[1]);
@@ -562,7 +562,7 @@ static void foreign_files(void **state)
     for (int big = 0; big < 3; big++) {
         const void *data = big == 0 ? (const void *)text : zeros;
         const size_t size = big == 0 ? sizeof text : big == 1 ? sizeof zeros : 65;
-        write_file(path, data, size);
+        test_write_file(path, data, size);
         for (int access = SALA_SESSION_READ; access <= SALA_SESSION_CREATE; access++)
             assert_refused(path, (sala_session_access)access, SALA_E_CORRUPT, "this is no session file");
         size_t n;
@@ -585,7 +585,7 @@ static void foreign_files(void **state)
     assert_refused(link, SALA_SESSION_CREATE, SALA_E_INVALID, "link to nothing");
     assert_refused(link, SALA_SESSION_WRITE, SALA_E_NOT_FOUND, "link");
     /* An empty file is taken over by CREATE, and stays when nothing is committed: it was there before. */
-    write_file(path, "", 0);
+    test_write_file(path, "", 0);
     assert_refused(path, SALA_SESSION_READ, SALA_E_TRUNCATED, "no session in it yet");
     assert_refused(path, SALA_SESSION_WRITE, SALA_E_TRUNCATED, "no session in it yet");
     sala_session_file_close(must_open(path, SALA_SESSION_CREATE));

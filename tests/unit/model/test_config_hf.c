@@ -292,7 +292,7 @@ static void test_refusals(void **state)
 
 static void put(const char *file, const char *text)
 {
-    write_bytes(temp_path(file), text, strlen(text));
+    test_write_file(temp_path(file), text, strlen(text));
 }
 
 static void expect_dir(sala_status code, const char *fragment)

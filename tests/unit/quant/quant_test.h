@@ -48,4 +48,17 @@ static const sala_dtype block_types[] = {SALA_Q4_0,   SALA_Q4_1,   SALA_Q5_0,  S
                                          SALA_Q2_K,   SALA_Q3_K,   SALA_Q4_K,  SALA_Q5_K, SALA_Q6_K,
                                          SALA_IQ4_NL, SALA_IQ4_XS, SALA_TQ1_0, SALA_TQ2_0};
 
+/* What sala_quant_to_hf leaves, with its folder. */
+static inline void remove_export(const char *dir)
+{
+    static const char *const files[] = {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json",
+                                        "tokenizer_config.json"};
+    char path[400];
+    for (size_t i = 0; i < SALA_ARRAY_LEN(files); i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, files[i]);
+        remove(path);
+    }
+    remove(dir);
+}
+
 #endif

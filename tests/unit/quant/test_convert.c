@@ -255,18 +255,6 @@ static void keep_types(void **state)
     remove(path);
 }
 
-static void remove_export(const char *dir)
-{
-    static const char *const files[] = {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json",
-                                        "tokenizer_config.json"};
-    char path[400];
-    for (size_t i = 0; i < SALA_ARRAY_LEN(files); i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, files[i]);
-        remove(path);
-    }
-    remove(dir);
-}
-
 static void expect_same_keys(const sala_gguf *a, const sala_gguf *b, const char *const *keys, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
@@ -411,10 +399,7 @@ static void a_bad_scale_is_named(void **state)
     const size_t at = (size_t)((const uint8_t *)t->data - data) + sala_dtype_bytes(SALA_Q8_0, 3 * t->ne[0]) + 34;
     sala_gguf_close(g);
     memcpy(data + at, &nan, sizeof nan);
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(data, 1, bytes, f), bytes);
-    assert_int_equal(fclose(f), 0);
+    test_write_file(path, data, bytes);
     free(data);
     assert_int_equal(sala_quant_to_gguf(path, out, &params, NULL, &err), SALA_E_NUMERIC);
     assert_non_null(strstr(err.message, "blk.1.ffn_up.weight"));

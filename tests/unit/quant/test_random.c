@@ -135,18 +135,6 @@ static void same_tensors(const sala_gguf *a, const sala_gguf *b)
     }
 }
 
-static void remove_export(const char *dir)
-{
-    static const char *const files[] = {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json",
-                                        "tokenizer_config.json"};
-    char path[400];
-    for (size_t i = 0; i < SALA_ARRAY_LEN(files); i++) {
-        snprintf(path, sizeof path, "%s/%s", dir, files[i]);
-        remove(path);
-    }
-    remove(dir);
-}
-
 static void same_bytes(const char *a, const char *b, bool same)
 {
     uint8_t *x, *y;

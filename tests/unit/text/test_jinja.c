@@ -1,11 +1,6 @@
 /* The template interpreter: frozen results of jinja2, where each byte of the output came from, limits, and messages. */
 #include "text/jinja.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
-
-#include <cmocka.h>
+#include "unit/test.h"
 
 typedef struct result {
     sala_status status;

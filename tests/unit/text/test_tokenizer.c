@@ -2,14 +2,10 @@
  * and what vectors cannot show: spans, streams, round trips through GGUF, invalid UTF-8, long texts. */
 #include "os/os.h"
 #include "text/tokenizer.h"
+#include "unit/test.h"
 
 #include <jansson.h>
-#include <setjmp.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <unistd.h>
-
-#include <cmocka.h>
 
 static const char *const families[] = {"gpt2",         "smollm",      "llama3",  "qwen2",
                                        "llama-legacy", "llama-first", "spm-bpe", "spm-unigram"};

@@ -1,14 +1,10 @@
 /* Where tokenizers come from: Hugging Face directories with their side files, and GGUF metadata that is wrong. */
 #include "os/os.h"
 #include "text/tokenizer.h"
+#include "unit/test.h"
 
 #include <math.h>
-#include <setjmp.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <unistd.h>
-
-#include <cmocka.h>
 
 typedef struct place {
     char dir[64];
@@ -45,10 +41,7 @@ static void put(const place *p, const char *name, const void *data, size_t n)
 {
     char path[512];
     snprintf(path, sizeof path, "%s/%s", p->dir, name);
-    FILE *f = fopen(path, "wb");
-    assert_non_null(f);
-    assert_int_equal(fwrite(data, 1, n, f), n);
-    assert_int_equal(fclose(f), 0);
+    test_write_file(path, data, n);
 }
 
 static void put_fixture(const place *p, const char *name, const char *fixture)
