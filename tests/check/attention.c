@@ -5,6 +5,7 @@
  * weighted sum of |v|. Where codes are multiplied as integers, queries are rounded, here too, and weights are off by
  * half of a step of 16 bits, added up. */
 #include "check/check.h"
+#include "check/kv_query.h"
 
 #include <float.h>
 #include <math.h>
@@ -89,42 +90,29 @@ static void poison(problem *p)
     }
 }
 
-/* A query as it meets the keys, turned as they are and rounded where codes are multiplied; and what the rounding of
- * each component is relative to. */
+/* A query as it meets the keys, and what the rounding of each component is relative to. */
 static void query_of(double *q, double *size, const problem *p, int i)
 {
-    const sala_kv_kernels *kv = &p->k->kv[p->as];
+    const bool turned = p->dtype == SALA_Q4_1;
     for (int c0 = 0; c0 < p->d; c0 += SALA_KV_GROUP) {
         const int n = p->d - c0 < SALA_KV_GROUP ? p->d - c0 : SALA_KV_GROUP;
         const float *from = p->q + i * p->d + c0;
         double sum = 0;
-        float turned[SALA_KV_GROUP], top = 0;
-        for (int e = 0; e < n; e++) {
-            q[c0 + e] = (double)from[e];
-            sum += fabs(q[c0 + e]);
-        }
-        check_turn(q + c0, n, p->dtype == SALA_Q4_1);
-        memcpy(turned, from, (size_t)n * sizeof *turned);
-        if (p->dtype == SALA_Q4_1)
-            check_turn_f32(turned, n);
         for (int e = 0; e < n; e++)
-            top = fmaxf(top, fabsf(turned[e]));
-        for (int e = 0; e < n; e++) {
-            size[c0 + e] = p->dtype == SALA_Q4_1 ? sum : fabs(q[c0 + e]);
-            if (kv->prepare) {
-                const float scale = top / (float)kv->query_steps;
-                q[c0 + e] = scale > 0 ? (double)scale * (double)nearbyintf(turned[e] / scale) : 0;
-            }
-        }
+            sum += fabs((double)from[e]);
+        for (int e = 0; e < n; e++)
+            size[c0 + e] = turned ? sum : fabs((double)from[e]);
+        kv_query_group(q + c0, from, n, turned, p->k->kv[p->as].query_steps);
     }
 }
 
-/* How far the sum over keys of exp(score - top) * value is off because weights are rounded: in each block by half of
- * 1/32767 of the largest product of weight and scale, for every code. Minima take no part in that. */
+/* How far the sum over keys of exp(score - top) * value is off because weights are rounded: in each block by half a
+ * step, for every code. Minima take no part in that. */
 static double weights_off(const problem *p, int i, int e, const double *score, double top)
 {
+    const int steps = kv_weight_steps(&p->k->kv[p->as]);
     double off = 0;
-    for (int b = 0; b < p->n_blocks; b++) {
+    for (int b = 0; b < p->n_blocks && steps; b++) {
         const uint8_t *head = p->values + (size_t)b * p->head_bytes;
         double most = -INFINITY, scale = 0, codes = 0;
         for (int j = 0; j < p->visible[b][i]; j++) {
@@ -135,7 +123,7 @@ static double weights_off(const problem *p, int i, int e, const double *score, d
             codes += fabs(code);
         }
         if (p->visible[b][i] > 0)
-            off += exp(most - top) * scale / 65534 * codes;
+            off += exp(most - top) * scale / (2 * steps) * codes;
     }
     return off;
 }
@@ -143,7 +131,6 @@ static double weights_off(const problem *p, int i, int e, const double *score, d
 static void check_values(check *c, const problem *p)
 {
     const int n_keys = p->n_blocks * SALA_KV_BLOCK, d = p->d;
-    const bool in_codes = p->k->kv[p->as].prepare;
     double *score = malloc((size_t)n_keys * sizeof(double)), q[256], size[256];
     for (int i = 0; i < p->n_q; i++) {
         query_of(q, size, p, i);
@@ -172,7 +159,7 @@ static void check_values(check *c, const problem *p)
         const double relative = ((double)(d + 9) * worst * 2 + n_keys + 8 * p->n_blocks + 16) * (double)FLT_EPSILON;
         for (int e = 0; e < d; e++) {
             double want = 0, mag = 0;
-            const double weights = in_codes ? weights_off(p, i, e, score, top) / sum : 0;
+            const double weights = weights_off(p, i, e, score, top) / sum;
             for (int j = 0; j < n_keys; j++) {
                 const double w = exp(score[j] - top) / sum, v = (double)cached(p, false, j, e);
                 if (w > 0) {

@@ -1,6 +1,7 @@
 /* Blocks of keys and values: what `store` writes, against the definition in tensor/kv_block.h, written down here once
  * more; what the load functions read; and with --bench how much of attention's result each type of cache costs. */
 #include "check/check.h"
+#include "check/kv_query.h"
 
 #include <assert.h>
 #include <math.h>
@@ -84,39 +85,7 @@ void check_cache_set(sala_dtype t, void *head, bool is_key, int d, int token, in
     }
 }
 
-void check_turn(double *x, int n, bool turned)
-{
-    int part = 1;
-    while (turned && 2 * part <= n)
-        part *= 2;
-    double was[SALA_KV_GROUP];
-    memcpy(was, x, (size_t)part * sizeof *x);
-    for (int i = 0; turned && i < part; i++) {
-        x[i] = 0;
-        for (int j = 0; j < part; j++)
-            x[i] += __builtin_parity((unsigned)(i & j)) ? -was[j] : was[j];
-        x[i] /= sqrt(part);
-    }
-}
-
 /* ---- storing ---- */
-
-/* Bits are compared. */
-void check_turn_f32(float *x, int n)
-{
-    int part = 1;
-    while (2 * part <= n)
-        part *= 2;
-    for (int h = 1; h < part; h *= 2)
-        for (int i = 0; i < part; i++)
-            if (!(i & h)) {
-                const float a = x[i], b = x[i + h];
-                x[i] = a + b;
-                x[i + h] = a - b;
-            }
-    for (int i = 0; i < part; i++)
-        x[i] *= 1 / sqrtf((float)part);
-}
 
 /* The group of a token as the definition has it: bit for bit what must be stored, given back as numbers. */
 static void expect_group(sala_dtype t, bool is_key, float *out, const float *from, int n)
@@ -124,7 +93,7 @@ static void expect_group(sala_dtype t, bool is_key, float *out, const float *fro
     float x[SALA_KV_GROUP];
     memcpy(x, from, (size_t)n * sizeof *x);
     if (t == SALA_Q4_1 && is_key)
-        check_turn_f32(x, n);
+        kv_turn_f32(x, n);
     float top = 0, low = INFINITY, high = -INFINITY;
     bool bad = false;
     for (int i = 0; i < n; i++) {
@@ -211,7 +180,7 @@ static void check_loaded(check *c, sala_dtype t, bool is_key, const uint8_t *hea
     for (int i = 0; i < m; i++)
         want[i] = check_cached(t, head, is_key, d, token, e + i);
     if (t == SALA_Q4_1 && is_key)
-        check_turn_f32(want, m);
+        kv_turn_f32(want, m);
     for (int i = 0; i < m; i++) {
         const float got = loaded[is_key ? (e + i) * SALA_KV_BLOCK + token : token * d + e + i];
         if (isnan(want[i]) ? !isnan(got) : memcmp(&want[i], &got, sizeof got) != 0)

@@ -54,10 +54,6 @@ extern const check_cache_type check_cache_types[SALA_N_KV_KERNELS];
 float check_cached(sala_dtype t, const void *head, bool is_key, int d, int token, int component);
 /* The scale of one number of a head's values, and its code. Quantised types. */
 double check_scale(sala_dtype t, const void *head, int d, int token, int component, double *code);
-/* Turns a group of n components of keys or of a query, where turned is set. */
-void check_turn(double *x, int n, bool turned);
-/* The same in f32, in the order that the definition has. */
-void check_turn_f32(float *x, int n);
 /* Makes a number of about the size of x, not x itself where its group has a scale; NaN makes its group NaN. */
 void check_cache_set(sala_dtype t, void *head, bool is_key, int d, int token, int component, float x);
 

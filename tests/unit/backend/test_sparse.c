@@ -2,7 +2,11 @@
  * then, on random content, that neither chunks nor the sharing of work change a bit, up to many thousand blocks. */
 #include "unit/backend/support.h"
 
+#include "check/kv_query.h"
 #include "kernels/kernels.h"
+#include "os/os.h"
+
+#include <float.h>
 
 enum { OFFSET = 256 }; /* other layers' bytes before ours, which nobody may touch */
 
@@ -575,35 +579,120 @@ static void ties(void **state)
 
 /* ---- windows ---- */
 
+/* What a layer's cache holds, as numbers [tokens][n_kv_heads * d], and who reads it. Heads are one group wide. */
+typedef struct stored {
+    const shape *s;
+    const sala_kv_kernels *kv;
+    sala_dtype type;
+    float *k, *v;
+    double *most; /* [tokens][n_kv_heads] the largest product of the values' scale and any code */
+} stored;
+
+static void read_back(stored *to, const cache *c, int64_t n_tokens)
+{
+    const int d = to->s->d, heads = to->s->n_kv_heads;
+    const size_t bytes = sala_kv_head_bytes(to->type, d);
+    float keys[SALA_KV_BLOCK * SALA_KV_GROUP], values[SALA_KV_BLOCK * SALA_KV_GROUP];
+    sala_kernels ref;
+    assert_true(sala_kernels_get(&ref, "ref", 0) && d <= SALA_KV_GROUP);
+    const sala_kv_kernels *load = sala_kv_kernels_of(&ref, to->type);
+    for (int64_t t = 0; t < n_tokens; t++)
+        for (int h = 0; h < heads; h++) {
+            const uint8_t *k = (const uint8_t *)c->blocks[t / SALA_KV_BLOCK] + OFFSET + (size_t)h * bytes;
+            const uint8_t *v = k + (size_t)heads * bytes;
+            const int slot = (int)(t % SALA_KV_BLOCK);
+            load->load_keys(keys, k, d);
+            load->load_values(values, v, slot + 1, d);
+            for (int e = 0; e < d; e++) {
+                to->k[(t * heads + h) * d + e] = keys[e * SALA_KV_BLOCK + slot];
+                to->v[(t * heads + h) * d + e] = values[slot * d + e];
+            }
+            if (kv_weight_steps(to->kv)) {
+                uint16_t scale;
+                memcpy(&scale, v + SALA_KV_BLOCK * sala_kv_code_bytes(to->type, d) + 2 * slot, sizeof scale);
+                to->most[t * heads + h] = (double)sala_f16_to_f32(scale) * (to->type == SALA_Q8_0 ? 127 : 15);
+            }
+        }
+}
+
+/* Attention of head h, query q, over the tokens [from, to), and how far a kernel may be off. Kernels round queries that
+ * meet codes, and so are queries here, except in a block that the window cuts, whose keys are taken as floats. What is
+ * left is relative to the sum of weight times |value|: twice the error of the scores, which are d products and a few
+ * more operations in f32, and 7 roundings of sqrt(d) numbers where keys are turned back; an eps for each weight in the
+ * sums, and some for each block. To that comes what rounding the weights takes: in each block half a step a token. */
+static void define_window(const stored *c, const float *q, int h, int64_t from, int64_t to, double *want, double *bound)
+{
+    const int d = c->s->d, heads = c->s->n_kv_heads, kv = h / (c->s->n_heads / heads);
+    const int steps = kv_weight_steps(c->kv);
+    const bool turned = c->type == SALA_Q4_1;
+    double plain[SALA_KV_GROUP], met[SALA_KV_GROUP], score[1500], top = -INFINITY, sum = 0, worst = 0, off = 0;
+    float scaled[SALA_KV_GROUP];
+    assert_true(to - from <= (int64_t)SALA_ARRAY_LEN(score));
+    for (int e = 0; e < d; e++) {
+        scaled[e] = q[e] * c->s->scale;
+        plain[e] = (double)scaled[e];
+    }
+    kv_query_group(met, scaled, d, turned, c->kv->query_steps);
+    if (turned)
+        kv_turn(met, d);
+    for (int64_t t = from; t < to; t++) {
+        const double *by = t / SALA_KV_BLOCK * SALA_KV_BLOCK >= from ? met : plain;
+        const float *key = c->k + (t * heads + kv) * d;
+        double x = 0, qq = 0, kk = 0;
+        for (int e = 0; e < d; e++) {
+            x += by[e] * (double)key[e];
+            qq += plain[e] * plain[e];
+            kk += (double)key[e] * (double)key[e];
+        }
+        score[t - from] = x;
+        top = fmax(top, x);
+        worst = fmax(worst, sqrt(qq * kk));
+    }
+    for (int64_t t = from; t < to;) {
+        const int64_t end = sala_min_i64(to, (t / SALA_KV_BLOCK + 1) * SALA_KV_BLOCK), n = end - t;
+        const bool rounded = steps && t % SALA_KV_BLOCK == 0;
+        double weight = 0, most = 0;
+        for (; t < end; t++) {
+            const double w = exp(score[t - from] - top);
+            sum += w;
+            weight = fmax(weight, w);
+            if (rounded)
+                most = fmax(most, c->most[t * heads + kv]);
+        }
+        if (rounded)
+            off += weight * most / (2 * steps) * (double)n;
+    }
+    const double blocks = (double)(to - from) / SALA_KV_BLOCK + 2;
+    const double scores_off = (d + 9 + (turned ? 7 * sqrt(d) : 0)) * worst;
+    const double relative = (2 * scores_off + (double)(to - from) + 16 * blocks) * (double)FLT_EPSILON;
+    for (int e = 0; e < d; e++) {
+        double size = 0;
+        want[e] = 0;
+        for (int64_t t = from; t < to; t++) {
+            const double term = exp(score[t - from] - top) / sum * (double)c->v[(t * heads + kv) * d + e];
+            want[e] += term;
+            size += fabs(term);
+        }
+        bound[e] = relative * size + off / sum;
+    }
+}
+
 /* A window over caches of every type: what the definition gives for the keys and values as they are stored. */
 static void check_window(const shape *s, const char *kernels, sala_dtype type, sala_rng *rng)
 {
     enum { N = 1500, ROWS = 90 };
-    const size_t kv = (size_t)(s->n_kv_heads * s->d), width = (size_t)(s->n_heads * s->d), d = (size_t)s->d;
-    const int group = s->n_heads / s->n_kv_heads;
-    float *k = random_rows(rng, N * kv, 1), *v = random_rows(rng, N * kv, 1), *q = random_rows(rng, ROWS * width, 1);
-    float *out = malloc(ROWS * width * sizeof *out), *want = malloc(width * sizeof *want);
-    float *keys = malloc(2 * SALA_KV_BLOCK * d * sizeof *keys), *values = keys + SALA_KV_BLOCK * d;
-    assert_true(out && want && keys);
+    const size_t kv = (size_t)(s->n_kv_heads * s->d), width = (size_t)(s->n_heads * s->d);
+    float *q = random_rows(rng, ROWS * width, 1), *out = malloc(ROWS * width * sizeof *out);
+    sala_kernels kern;
+    assert_true(out && sala_kernels_get(&kern, kernels, sala_os_cpu_features()));
+    stored as = {.s = s, .kv = sala_kv_kernels_of(&kern, type), .type = type};
+    as.k = random_rows(rng, N * kv, 1), as.v = random_rows(rng, N * kv, 1);
+    as.most = calloc(N * (size_t)s->n_kv_heads, sizeof *as.most);
+    assert_non_null(as.most);
     sala_backend *be = backend_for(s, kernels, 2);
-    sala_kernels ref;
-    assert_true(sala_kernels_get(&ref, "ref", 0));
     cache c = new_cache(s, type, N, false);
-    put(be, &c, k, v, NULL, N);
-    for (int64_t b = 0; b < c.n_blocks; b++) /* from here on: as stored */
-        for (int h = 0; h < s->n_kv_heads; h++) {
-            const uint8_t *at = (const uint8_t *)c.blocks[b] + OFFSET + (size_t)h * sala_kv_head_bytes(type, s->d);
-            const int n = (int)sala_min_i64(SALA_KV_BLOCK, N - b * SALA_KV_BLOCK);
-            const sala_kv_kernels *load = sala_kv_kernels_of(&ref, type);
-            load->load_keys(keys, at, s->d);
-            load->load_values(values, at + kv / d * sala_kv_head_bytes(type, s->d), n, s->d);
-            for (int i = 0; i < n; i++)
-                for (size_t e = 0; e < d; e++) {
-                    const size_t to = (size_t)(b * SALA_KV_BLOCK + i) * kv + (size_t)h * d + e;
-                    k[to] = keys[e * SALA_KV_BLOCK + (size_t)i];
-                    v[to] = values[(size_t)i * d + e];
-                }
-        }
+    put(be, &c, as.k, as.v, NULL, N);
+    read_back(&as, &c, N);
     static const int64_t windows[] = {0, 1, 63, 64, 100, 1100, 5000};
     for (size_t w = 0; w < SALA_ARRAY_LEN(windows); w++) {
         const int64_t window = windows[w];
@@ -616,28 +705,20 @@ static void check_window(const shape *s, const char *kernels, sala_dtype type, s
             attend(be, s, &c, &seq, 1, 1, q + (size_t)r * width, NULL, window, one);
             same_bits(one, out + (size_t)r * width, width * sizeof *one, "a row of a window");
             for (int h = 0; h < s->n_heads; h++) {
-                double sum = 0, acc[64] = {0};
-                for (int64_t t = from; t <= pos; t++) {
-                    const size_t at = (size_t)t * kv + (size_t)(h / group) * d;
-                    double x = 0;
-                    for (size_t e = 0; e < d; e++)
-                        x += (double)q[(size_t)r * width + (size_t)h * d + e] * (double)k[at + e];
-                    x = exp(x * (double)s->scale);
-                    sum += x;
-                    for (size_t e = 0; e < d; e++)
-                        acc[e] += x * (double)v[at + e];
+                double want[SALA_KV_GROUP], bound[SALA_KV_GROUP];
+                define_window(&as, q + (size_t)r * width + (size_t)(h * s->d), h, from, pos + 1, want, bound);
+                for (int e = 0; e < s->d; e++) {
+                    const double got = (double)one[h * s->d + e];
+                    if (!(fabs(got - want[e]) <= bound[e]))
+                        fail_msg("%s %s window %lld, position %lld, head %d: component %d is %.9g, expected %.9g, "
+                                 "bound %.3g",
+                                 kernels, sala_dtype_name(type), (long long)window, (long long)pos, h, e, got, want[e],
+                                 bound[e]);
                 }
-                for (size_t e = 0; e < d; e++)
-                    want[(size_t)h * d + e] = (float)(acc[e] / sum);
             }
-            char where[64];
-            snprintf(where, sizeof where, "%s %s window %lld", kernels, sala_dtype_name(type), (long long)window);
-            /* Where the cache holds codes, fast kernels round queries too: to 127 steps either way. */
-            const bool in_codes = (type == SALA_Q8_0 || type == SALA_Q4_1) && strcmp(kernels, "ref") != 0;
-            close_to(one, want, width, in_codes ? 2e-2 : 1e-4, "output", where);
         }
     }
-    free(k), free(v), free(q), free(out), free(want), free(keys);
+    free(as.k), free(as.v), free(as.most), free(q), free(out);
     free_cache(&c);
     be->ops->close(be);
 }
