@@ -141,15 +141,8 @@ static double difference(const float *a, const float *b, int n)
 
 static void check_vector(selftest *t, const char *family, const sala_kernels *fast, const sala_kernels *ref)
 {
-    enum { N = 515, D = 64, QUERIES = 3 };
+    enum { N = 515 };
     float x[N], w[N], a[N], b[N];
-    static float keys[SALA_KV_BLOCK * D], values[SALA_KV_BLOCK * D], scratch[SALA_ATTN_SCRATCH(QUERIES, D)];
-    static float prepared[QUERIES * SALA_ATTN_QUERY(D)];
-    static float stored[2][2][SALA_KV_BLOCK * D]; /* as large as the largest type needs */
-    static const struct {
-        const char *name;
-        sala_dtype dtype;
-    } caches[] = {{"f32", SALA_F32}, {"f16", SALA_F16}, {"q8_0", SALA_Q8_0}, {"q4", SALA_Q4_1}};
     sala_rng rng;
     char name[64];
     sala_rng_seed(&rng, 3);
@@ -165,16 +158,68 @@ static void check_vector(selftest *t, const char *family, const sala_kernels *fa
     ref->swiglu(b, x, w, N);
     snprintf(name, sizeof name, "swiglu_%s", family);
     add(t, "kernel", name, difference(a, b, N), 1e-5);
+}
 
+enum { D = 64, QUERIES = 3 };
+
+/* Queries that rounding leaves as they are, where kernels round: of each group's components, which lie turned where
+ * keys do (tensor/kv_block.h), the first is the largest, and all are whole steps of it. */
+static void make_queries(float *q, sala_rng *rng, int steps, bool turned)
+{
+    for (float *end = q + (size_t)QUERIES * D; q < end; q += SALA_KV_GROUP) {
+        float x[SALA_KV_GROUP];
+        int bits = 0;
+        frexp(steps, &bits);
+        for (int i = 0; i < SALA_KV_GROUP; i++) {
+            const double any = 2 * sala_rng_uniform(rng) - 1;
+            x[i] = (float)(steps ? ldexp(i ? round(any * steps) : steps, -bits - 2) : 0.25 * any);
+        }
+        for (int i = 0; i < SALA_KV_GROUP; i++) {
+            double sum = 0;
+            for (int j = 0; j < SALA_KV_GROUP; j++)
+                sum += (double)(__builtin_parity((unsigned)(i & j)) ? -x[j] : x[j]);
+            q[i] = turned ? (float)(sum / sqrt(SALA_KV_GROUP)) : x[i];
+        }
+    }
+}
+
+/* How far outputs may be off because weights, where they meet codes, are whole steps of the block's heaviest product of
+ * a weight and its value's scale: half a step for every token, times the largest code. What that makes with a scale is
+ * the largest value; with 4 bits, which count from the smallest value, the range. l: sums of weights. */
+static double weights_off(const float *values, sala_dtype type, const int32_t *visible, const float *l)
+{
+    enum { WEIGHT_STEPS = 32767 };
+    double high = 0, low = 0, most = 0;
+    for (int i = 0; i < SALA_KV_BLOCK * D; i++) {
+        high = fmax(high, (double)values[i]);
+        low = fmin(low, (double)values[i]);
+    }
+    for (int i = 0; i < QUERIES; i++)
+        most = fmax(most, visible[i] / (double)l[i]);
+    return most * (type == SALA_Q4_1 ? high - low : fmax(high, -low)) / (2 * WEIGHT_STEPS);
+}
+
+static void check_attention(selftest *t, const char *family, const sala_kernels *fast, const sala_kernels *ref)
+{
+    static float keys[SALA_KV_BLOCK * D], values[SALA_KV_BLOCK * D], scratch[SALA_ATTN_SCRATCH(QUERIES, D)];
+    static float prepared[QUERIES * SALA_ATTN_QUERY(D)];
+    static float stored[2][2][SALA_KV_BLOCK * D]; /* as large as the largest type needs */
+    static const struct {
+        const char *name;
+        sala_dtype dtype;
+    } caches[] = {{"f32", SALA_F32}, {"f16", SALA_F16}, {"q8_0", SALA_Q8_0}, {"q4", SALA_Q4_1}};
     const int32_t visible[QUERIES] = {1, 37, SALA_KV_BLOCK};
     float q[QUERIES * D], acc[2][QUERIES * D], m[2][QUERIES], l[2][QUERIES];
-    for (int i = 0; i < QUERIES * D; i++)
-        q[i] = (float)(0.3 * sala_rng_normal(&rng));
+    sala_rng rng;
+    char name[64];
+    sala_rng_seed(&rng, 4);
     for (int i = 0; i < SALA_KV_BLOCK * D; i++) {
         keys[i] = (float)sala_rng_normal(&rng);
         values[i] = (float)sala_rng_normal(&rng);
     }
     for (size_t type = 0; type < sizeof caches / sizeof caches[0]; type++) {
+        const int steps = sala_kv_kernels_of(fast, caches[type].dtype)->query_steps;
+        make_queries(q, &rng, steps, caches[type].dtype == SALA_Q4_1);
         memset(stored, 0, sizeof stored);
         for (int k = 0; k < 2; k++) {
             const sala_kv_kernels *kv = sala_kv_kernels_of(k ? ref : fast, caches[type].dtype);
@@ -192,9 +237,8 @@ static void check_vector(selftest *t, const char *family, const sala_kernels *fa
                 acc[k][i] /= l[k][i / D];
         }
         snprintf(name, sizeof name, "attention_%s_%s", caches[type].name, family);
-        /* Queries that meet codes are rounded, and weights to 16 bits. */
-        const int steps = sala_kv_kernels_of(fast, caches[type].dtype)->query_steps;
-        add(t, "kernel", name, difference(acc[0], acc[1], QUERIES * D), steps ? 5e-4 + 3.0 / steps : 1e-4);
+        add(t, "kernel", name, difference(acc[0], acc[1], QUERIES * D),
+            1e-4 + (steps ? weights_off(values, caches[type].dtype, visible, l[1]) : 0));
         snprintf(name, sizeof name, "stored_%s_%s", caches[type].name, family);
         add(t, "kernel", name, memcmp(stored[0], stored[1], sizeof stored[0]) == 0 ? 0 : INFINITY, 0);
     }
@@ -386,8 +430,10 @@ int cli_cmd_selftest(const cli_options *o)
     check_linear(&t);
     if (sala_kernels_get(&ref, "ref", cpu))
         for (const char *const *f = sala_kernels_families(); *f; f++)
-            if (strcmp(*f, "ref") != 0 && sala_kernels_get(&fast, *f, cpu))
+            if (strcmp(*f, "ref") != 0 && sala_kernels_get(&fast, *f, cpu)) {
                 check_vector(&t, *f, &fast, &ref);
+                check_attention(&t, *f, &fast, &ref);
+            }
     const char *path;
     int rc = cli_selftest_model_make(&path);
     if (rc == 0)
