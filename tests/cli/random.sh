@@ -64,6 +64,19 @@ same 1.npy 3.npy
 expect 0 "$SALA" quantize hf --type q8_0 --out q8.gguf
 expect 0 "$SALA" run q8.gguf -p "hello" -n 4 -q
 
+# So few of the tokens are used that the exported vocabulary is mostly holes.
+python3 -c 'import json, sys
+c = json.load(open(sys.argv[1])); c["vocab_size"], c["eos_token_id"] = 73448, [2, 73440]
+json.dump(c, open("wide.json", "w"))' "$tiny"
+expect 0 "$SALA" random wide.json --type bf16 --out wide.gguf -q
+expect 0 "$SALA" export wide.gguf --type bf16 --out wide
+json wide/tokenizer.json 'len(j["model"]["vocab"]) == 260 and max(j["model"]["vocab"].values()) == 73440'
+expect 0 "$SALA" bench wide -p 4 -n 2 -t 1
+expect 0 "$SALA" tokenize wide.gguf -p "hello <|im_end|>" --ids
+mv out ids
+expect 0 "$SALA" tokenize wide -p "hello <|im_end|>" --ids
+same out ids
+
 # A list of layers that is not that of the tensors.
 python3 -c 'import json
 c = json.load(open("hf/config.json")); c["mixer_types"][5] = "lightning-attn"; json.dump(c, open("hf/config.json", "w"))'

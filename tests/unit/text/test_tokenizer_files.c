@@ -154,6 +154,39 @@ static void directory_without_a_tokenizer(void **state)
     assert_non_null(strstr(err.message, "tokenizer.json"));
 }
 
+/* Two tokens of which one has this id. */
+static sala_status load_far(int32_t far, sala_error *err)
+{
+    char json[256];
+    sala_tokenizer *t = NULL;
+    const int n = snprintf(json, sizeof json,
+                           "{\"added_tokens\":[{\"id\":%d,\"content\":\"<far>\"}],"
+                           "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]}}",
+                           (int)far);
+    const sala_status st = sala_tokenizer_from_json(&t, json, (size_t)n, NULL, 0, err);
+    if (st == SALA_OK) {
+        const sala_text_span span = {"a<far>", 6, true};
+        sala_ids ids = {0};
+        sala_buf text = {0};
+        assert_int_equal(sala_tokenizer_encode(t, &ids, &span, 1, false, err), SALA_OK);
+        assert_true(ids.count == 2 && ids.data[0] == 0 && ids.data[1] == far);
+        assert_int_equal(sala_tokenizer_decode(t, &text, &(int32_t){far / 2}, 1, false, err), SALA_E_INVALID);
+        sala_ids_free(&ids);
+        sala_buf_free(&text);
+    }
+    sala_tokenizer_free(t);
+    return st;
+}
+
+static void holes(void **state)
+{
+    (void)state;
+    sala_error err;
+    assert_int_equal(load_far(200000, &err), SALA_OK);
+    assert_int_equal(load_far(2000000, &err), SALA_E_CORRUPT);
+    assert_non_null(strstr(err.message, "the highest token id is 2000000"));
+}
+
 /* ---- GGUF ---- */
 
 typedef struct draft {
@@ -249,6 +282,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(directory_with_tokenizer_json, make_place, remove_place),
         cmocka_unit_test_setup_teardown(directory_with_tokenizer_model, make_place, remove_place),
         cmocka_unit_test_setup_teardown(directory_without_a_tokenizer, make_place, remove_place),
+        cmocka_unit_test(holes),
         cmocka_unit_test_setup_teardown(wrong_gguf, make_place, remove_place),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
