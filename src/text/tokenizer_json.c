@@ -57,8 +57,8 @@ static sala_status read_vocab_object(sala_tokenizer *t, json_t *vocab, sala_erro
     return SALA_OK;
 }
 
-/* Holes cost memory. A vocabulary may be mostly holes, such as 256 bytes with control tokens at the far end of a model's
- * embedding; one of millions of ids may not. */
+/* Holes cost memory. A vocabulary may be mostly holes, such as 256 bytes with control tokens at the far end of a
+ * model's embedding; one of millions of ids may not. */
 static sala_status check_density(const sala_tokenizer *t, sala_error *err)
 {
     int64_t n = 0;
