@@ -62,9 +62,10 @@ typedef struct sala_linear_kernel {
  * 0). `scratch` has SALA_ATTN_SCRATCH(n_q, d) floats. `next` is where the keys of the coming call lie, or NULL: a hint,
  * because blocks lie far apart and the hardware does not see the next one coming. */
 #define SALA_ATTN_SCRATCH(n_q, d)                                                                                      \
-    ((size_t)(n_q) * (2 * SALA_KV_BLOCK + 2 * (size_t)(d)) + (size_t)SALA_KV_BLOCK * ((size_t)(d) + SALA_KV_BLOCK) + 64)
-/* Floats of one prepared query. */
-#define SALA_ATTN_QUERY(d) ((size_t)(d) + 4)
+    ((size_t)(n_q) * (2 * SALA_KV_BLOCK + 2 * (size_t)(d)) + 128 * (size_t)SALA_KV_BLOCK +                             \
+     ((size_t)(d) / 32 + 1) * 64 * (size_t)SALA_KV_BLOCK)
+/* Floats of one prepared query: up to two bytes a component, and two numbers for every 32 of them. */
+#define SALA_ATTN_QUERY(d) ((size_t)(d) / 2 + (size_t)(d) / 16 + 4)
 typedef void sala_attn_block_fn(float *acc, float *m, float *l, const float *q, const void *k, const void *v, int n_q,
                                 int d, const int32_t *n_visible, float *scratch, const void *next);
 

@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define MAX_Q 40
+#define MAX_Q 64
 
 typedef struct problem {
     const sala_kernels *k;
@@ -253,7 +253,7 @@ static void run_timing(void *user)
 
 static void bench(check *c, const sala_kernels *k, int as)
 {
-    static const int n_q[] = {1, 3, 4, 8, 16, 36}, d[] = {64, 128};
+    static const int n_q[] = {1, 3, 4, 8, 16, 64}, d[] = {64, 128};
     for (size_t j = 0; j < SALA_CHECK_LEN(d); j++) {
         printf("%-24s d %3d:", c->name, d[j]);
         for (size_t i = 0; i < SALA_CHECK_LEN(n_q); i++) {

@@ -150,6 +150,11 @@ static inline vi vi_join_16(vi low, vi high)
 {
     return vi_or(low, vi_sll_32(high, 16));
 }
+/* The low 16 bits of each, those of `high` above those of `low`. */
+static inline vi vi_join_low_16(vi low, vi high)
+{
+    return vi_of_u32(vsliq_n_u32(u32_of(low), u32_of(high), 16));
+}
 static inline void vi_store(void *p, vi a)
 {
     vst1q_u8(p, a);
@@ -204,6 +209,14 @@ static inline vf vf_add(vf a, vf b)
 static inline vf vf_sub(vf a, vf b)
 {
     return vsubq_f32(a, b);
+}
+static inline vi vi_bits(vf a)
+{
+    return vreinterpretq_u8_f32(a);
+}
+static inline vf vf_bits(vi a)
+{
+    return vreinterpretq_f32_u8(a);
 }
 static inline vf vf_mul(vf a, vf b)
 {
@@ -359,6 +372,11 @@ static inline float vf_hsum(vf a)
 static inline void vf_hsum4(float *out, vf a, vf b, vf c, vf d)
 {
     vst1q_f32(out, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d)));
+}
+/* out[0..4) = the largest lane of a, b, c, d */
+static inline void vf_hmax4(float *out, vf a, vf b, vf c, vf d)
+{
+    vst1q_f32(out, vpmaxq_f32(vpmaxq_f32(a, b), vpmaxq_f32(c, d)));
 }
 /* Sum in double of all lanes. */
 static inline double vf_hsum_f64(vf a)

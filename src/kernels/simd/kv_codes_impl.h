@@ -20,13 +20,32 @@
 #define WEIGHT_STEPS 32767.0f
 #define QUARTER (SALA_KV_BLOCK / 4) /* tokens whose codes share a byte of their lanes */
 #define GV (SALA_KV_GROUP / LANES)  /* registers of a group of components */
+/* A tile: queries, registers of keys, registers of values. */
 #if LANES == 16
-#define CODE_TILE 6 /* queries of a tile */
+#define CODE_TILE 8
+#define CODE_KEYS 2
+#define CODE_VALUES 2
+#elif LANES == 4
+#define CODE_TILE 4
+#define CODE_KEYS 4
+#define CODE_VALUES 4
 #elif HAVE_DOT
 #define CODE_TILE 3
+#define CODE_KEYS 4
+#define CODE_VALUES 4
 #else /* two instructions a product, which need one register more */
 #define CODE_TILE 2
+#define CODE_KEYS 4
+#define CODE_VALUES 4
 #endif
+#define UNROLL _Pragma("GCC unroll 8")
+#if LANES == 4
+#define IN_PLACE(x) __asm__("" : "+w"(x))
+#else
+#define IN_PLACE(x) __asm__("" : "+v"(x))
+#endif
+#define LOG2_E 0x1.715476p+0f
+#define LN_2 0x1.62e43p-1f
 
 /* The parts of one head's keys or values. */
 typedef struct quantised {
@@ -101,8 +120,8 @@ INLINE void load_quantised_tokens(float *out, const void *v, int n, int d, const
 /* ---- queries ---- */
 
 /* A prepared query: codes, of 8 bits in order or of 16 bits with each four (a, b, c, d) as (a, c), (b, d); then for
- * every group a scale; then for every group the sum of what the codes stand for, or where keys of Q8_0 become unsigned
- * for the product what takes the 128 back: an integer. */
+ * every group a scale, times log2(e) since weights are powers of 2; then for every group the sum of what the codes
+ * stand for, or where keys of Q8_0 become unsigned for the product what takes the 128 back: an integer. */
 #define UNSIGNED_KEYS (HAVE_DOT && CODES_ARE_UNSIGNED)
 
 static inline size_t query_scales_at(int d)
@@ -148,12 +167,12 @@ INLINE void prepare_queries(float *out, const float *q, int n_q, int d, const in
                     pairs[c + 3] = (int16_t)x[c + 3];
                 }
             }
-            scales[g] = scale;
+            scales[g] = scale * LOG2_E;
             if (UNSIGNED_KEYS && as == SALA_KV_AS_Q8_0) {
                 const int32_t back = -128 * (int32_t)vf_hsum(sum);
                 memcpy(sums + g, &back, sizeof back);
             } else {
-                sums[g] = vf_hsum(sum) * scale;
+                sums[g] = vf_hsum(sum) * scales[g];
             }
         }
     }
@@ -245,108 +264,174 @@ INLINE void widen_values(int16_t *out, const quantised *z, const int as, const u
 
 /* ---- attention ---- */
 
-/* Adds the products of n fours of components to acc. codes: the keys' for the first four and key j; q: the first
- * query's. high: of the high nibbles. next: as far from what will be read next as codes is from the keys. */
-#if HAVE_DOT
-INLINE void dot_keys(vi (*acc)[QV], const uint8_t *codes, const uint8_t *q, int n, int d, const int as, const bool high,
-                     const uint8_t *next, const int n_q)
-{
-    const size_t stride = SALA_ATTN_QUERY(d) * sizeof(float);
-    for (int c = 0; c < n; c++, codes += 4 * SALA_KV_BLOCK) {
-        vi x[CODE_TILE];
-        if (next)
-            for (int i = 0; i < KEY_STEP * 4; i += 64)
-                __builtin_prefetch(next + (size_t)c * 4 * SALA_KV_BLOCK + i, 0, 2);
-        for (int i = 0; i < n_q; i++)
-            x[i] = vi_bcast_32(q + (size_t)i * stride + 4 * c);
-        for (int v = 0; v < QV; v++) {
-            vi key = vi_load(codes + v * LANES * 4);
-            if (as == SALA_KV_AS_Q4_1)
-                key = vi_and(high ? vi_srl_16(key, 4) : key, vi_set1_8(15));
-            else if (UNSIGNED_KEYS)
-                key = vi_add_8(key, vi_set1_8(-128));
-            for (int i = 0; i < n_q; i++)
-                acc[i][v] = vi_dot(acc[i][v], key, x[i]);
-        }
-    }
-}
-#else
-INLINE void dot_wide_keys(vi (*acc)[QV], const int16_t *keys, const uint8_t *q, int n_pairs, int d, const int n_q)
-{
-    const size_t stride = SALA_ATTN_QUERY(d) * sizeof(float);
-    for (int pair = 0; pair < n_pairs; pair++) {
-        vi x[CODE_TILE];
-        for (int i = 0; i < n_q; i++)
-            x[i] = vi_bcast_32(q + (size_t)i * stride + 4 * pair);
-        for (int v = 0; v < QV; v++) {
-            const vi key = vi_load(keys + (pair * SALA_KV_BLOCK + v * LANES) * 2);
-            for (int i = 0; i < n_q; i++)
-                acc[i][v] = vi_dot_16(acc[i][v], x[i], key);
-        }
-    }
-}
-#endif
-
-/* Adds what group g, n fours of components from c0 on, gives to KEY_STEP scores of n_q queries. Sums in floats stay in
- * memory meanwhile: registers are needed for the integers. wide: widened keys, where they are. */
-INLINE void code_scores_group(float *s, const float *q, const int16_t *wide, const quantised *z, int g, int n, int j,
-                              int d, const int as, const uint8_t *next, const int n_q)
-{
-    vi acc[CODE_TILE][QV];
-    const size_t stride = SALA_ATTN_QUERY(d);
-    const float *scales = q + query_scales_at(d) + g, *sums = scales + z->n_groups;
-    const int c0 = g * SALA_KV_GROUP, at = g * SALA_KV_BLOCK + j;
-    for (int i = 0; i < n_q; i++)
-        for (int v = 0; v < QV; v++)
-            acc[i][v] = UNSIGNED_KEYS && as == SALA_KV_AS_Q8_0 ? vi_bcast_32(sums + (size_t)i * stride) : vi_zero();
-#if HAVE_DOT
-    (void)wide;
-    const size_t from = (size_t)sala_kv_key_at(as == SALA_KV_AS_Q8_0 ? c0 : c0 / 2, j);
-    const uint8_t *codes = (const uint8_t *)q + c0, *ask = next ? next + from : NULL;
-    if (as == SALA_KV_AS_Q8_0) {
-        dot_keys(acc, z->codes + from, codes, n, d, as, false, ask, n_q);
-    } else {
-        dot_keys(acc, z->codes + from, codes, n < 4 ? n : 4, d, as, false, ask, n_q);
-        dot_keys(acc, z->codes + from, codes + 16, n - 4, d, as, true, NULL, n_q);
-    }
-    if (next)
-        __builtin_prefetch((const uint8_t *)(z->scales + at) - z->codes + next, 0, 2);
-#else
-    (void)next;
-    dot_wide_keys(acc, wide + (c0 / 2 * SALA_KV_BLOCK + j) * 2, (const uint8_t *)q + 2 * c0, 2 * n, d, n_q);
-#endif
-    int32_t products[CODE_TILE * QV * LANES]; /* a longer loop over registers would keep them all in memory */
-    for (int i = 0; i < n_q; i++)
-        for (int v = 0; v < QV; v++)
-            vi_store(products + (i * QV + v) * LANES, acc[i][v]);
-    for (int i = 0; i < n_q; i++) {
-        const vf scale = vf_bcast(scales + (size_t)i * stride), sum = vf_bcast(sums + (size_t)i * stride);
-        for (int v = 0; v < QV; v++) {
-            float *to = s + i * SALA_KV_BLOCK + v * LANES;
-            vf x = vf_mul(vf_from_vi(vi_load(products + (i * QV + v) * LANES)), scale);
-            x = vf_mul(x, vf_load_half(z->scales + at + v * LANES));
-            if (as == SALA_KV_AS_Q4_1)
-                x = vf_fma(vf_load_half(z->minima + at + v * LANES), sum, x);
-            vf_store(to, g == 0 ? x : vf_add(x, vf_load(to)), LANES);
-        }
-    }
-}
-
-INLINE void code_scores_tile(float *s, const float *q, const int16_t *wide, const quantised *z, int j, int d,
-                             const int as, const uint8_t *next, const int n_q)
-{
-    EACH_GROUP(d)
-    {
-        code_scores_group(s, q, wide, z, g, (m + 3) / 4, j, d, as, next, n_q);
-    }
-}
-
 /* What turns weights into integers, for a query that sees n tokens: per group the largest scale / 32767, and every
  * token's scale divided by that; minima as floats. Of tokens that it does not see all is 0. */
 typedef struct value_factors {
     float *unit;            /* [groups] */
     float *factor, *minima; /* [groups][64] */
 } value_factors;
+
+/* One block as a call works on it, and what it adds to the queries of a part. */
+typedef struct code_block {
+    quantised k, v;
+    float *key_scales, *key_minima;     /* [groups][64] */
+    int16_t *keys, *values;             /* widened; keys where there is no product of bytes */
+    value_factors all, own;             /* for who sees the whole block; for one who does not */
+    float *scores;                      /* [part][64] */
+    int16_t *weights;                   /* [part][groups][64] */
+    float *max, *sum, *keep, *gain;     /* [part] of the block; factors of what was and what comes */
+    float *sums;                        /* [part][LANES] the sum of weights before its lanes are added */
+    float *unit, *min_sums, *min_lanes; /* [part][groups], the last [LANES] of each */
+    int n_groups, d;
+} code_block;
+
+/* Queries are taken in parts whose scores and weights stay in the first-level cache. What is done for a register of
+ * them at a time may reach beyond the last one. */
+#define PART 24
+#define PART_ROOM ((PART + 15) / 16 * 16)
+
+static code_block code_block_at(float *at, const void *k, const void *v, int d, const int as)
+{
+    code_block b = {.k = quantised_at(k, d, as), .v = quantised_at(v, d, as), .n_groups = sala_kv_groups(d), .d = d};
+    const size_t groups = (size_t)b.n_groups, tokens = groups * SALA_KV_BLOCK, wide = tokens * SALA_KV_GROUP / 2;
+    b.values = (int16_t *)(void *)at;
+    at += wide;
+    b.keys = (int16_t *)(void *)at;
+    at += HAVE_DOT ? 0 : wide;
+    b.key_scales = at;
+    b.key_minima = b.key_scales + tokens;
+    b.all = (value_factors){.factor = b.key_minima + tokens, .minima = b.key_minima + 2 * tokens};
+    b.own = (value_factors){.factor = b.key_minima + 3 * tokens, .minima = b.key_minima + 4 * tokens};
+    at = b.key_minima + 5 * tokens;
+    b.scores = at;
+    at += PART * SALA_KV_BLOCK;
+    b.weights = (int16_t *)(void *)at;
+    at += PART * tokens / 2;
+    b.sums = at;
+    b.min_lanes = b.sums + PART * LANES;
+    b.max = b.min_lanes + PART * groups * LANES;
+    b.sum = b.max + PART_ROOM;
+    b.keep = b.sum + PART_ROOM;
+    b.gain = b.keep + PART_ROOM;
+    b.unit = b.gain + PART_ROOM;
+    b.min_sums = b.unit + PART * groups;
+    b.all.unit = b.min_sums + PART * groups + 4;
+    b.own.unit = b.all.unit + groups;
+    return b;
+}
+
+INLINE void load_key_scales(const code_block *b, const int as)
+{
+    for (int i = 0; i < b->n_groups * SALA_KV_BLOCK; i += LANES) {
+        vf_store(b->key_scales + i, vf_load_half(b->k.scales + i), LANES);
+        if (as == SALA_KV_AS_Q4_1)
+            vf_store(b->key_minima + i, vf_load_half(b->k.minima + i), LANES);
+    }
+}
+
+/* Adds the products of n fours of components to acc. codes: the keys' for the first four and key j; q: the first
+ * query's. high: of the high nibbles. next: as far from what will be read next as codes is from the keys. */
+#if HAVE_DOT
+INLINE void dot_keys(vi (*acc)[CODE_KEYS], const uint8_t *codes, const uint8_t *q, int n, int d, const int as,
+                     const bool high, const uint8_t *next, const int n_q)
+{
+    const size_t stride = SALA_ATTN_QUERY(d) * sizeof(float);
+    for (int c = 0; c < n; c++, codes += 4 * SALA_KV_BLOCK) {
+        vi key[CODE_KEYS];
+        if (next)
+            for (int i = 0; i < CODE_KEYS * LANES * 4; i += 64)
+                __builtin_prefetch(next + (size_t)c * 4 * SALA_KV_BLOCK + i, 0, 2);
+        for (int v = 0; v < CODE_KEYS; v++) {
+            key[v] = vi_load(codes + v * LANES * 4);
+            if (as == SALA_KV_AS_Q4_1)
+                key[v] = vi_and(high ? vi_srl_16(key[v], 4) : key[v], vi_set1_8(15));
+            else if (UNSIGNED_KEYS)
+                key[v] = vi_add_8(key[v], vi_set1_8(-128));
+        }
+        UNROLL for (int i = 0; i < n_q; i++)
+        {
+            const vi x = vi_bcast_32(q + (size_t)i * stride + 4 * c);
+            UNROLL for (int v = 0; v < CODE_KEYS; v++)
+            {
+                acc[i][v] = vi_dot(acc[i][v], key[v], x);
+                IN_PLACE(acc[i][v]);
+            }
+        }
+    }
+}
+#else
+INLINE void dot_wide_keys(vi (*acc)[CODE_KEYS], const int16_t *keys, const uint8_t *q, int n_pairs, int d,
+                          const int n_q)
+{
+    const size_t stride = SALA_ATTN_QUERY(d) * sizeof(float);
+    for (int pair = 0; pair < n_pairs; pair++) {
+        vi x[CODE_TILE];
+        UNROLL for (int i = 0; i < n_q; i++) x[i] = vi_bcast_32(q + (size_t)i * stride + 4 * pair);
+        UNROLL for (int v = 0; v < CODE_KEYS; v++)
+        {
+            const vi key = vi_load(keys + (pair * SALA_KV_BLOCK + v * LANES) * 2);
+            UNROLL for (int i = 0; i < n_q; i++)
+            {
+                acc[i][v] = vi_dot_16(acc[i][v], x[i], key);
+                IN_PLACE(acc[i][v]);
+            }
+        }
+    }
+}
+#endif
+
+/* Adds what group g, n fours of components from c0 on, gives to the scores of n_q queries for CODE_KEYS registers of
+ * keys from j on. Sums in floats stay in memory meanwhile: registers are needed for the integers. */
+INLINE void code_scores_group(float *s, const float *q, const code_block *b, int g, int n, int j, const int as,
+                              const uint8_t *next, const bool first, const int n_q)
+{
+    vi acc[CODE_TILE][CODE_KEYS];
+    const int d = b->d, c0 = g * SALA_KV_GROUP, at = g * SALA_KV_BLOCK + j;
+    const size_t stride = SALA_ATTN_QUERY(d);
+    const float *scales = q + query_scales_at(d) + g, *sums = scales + b->n_groups;
+    UNROLL for (int i = 0; i < n_q; i++) UNROLL for (int v = 0; v < CODE_KEYS; v++) acc[i][v] =
+        UNSIGNED_KEYS && as == SALA_KV_AS_Q8_0 ? vi_bcast_32(sums + (size_t)i * stride) : vi_zero();
+#if HAVE_DOT
+    const size_t from = (size_t)sala_kv_key_at(as == SALA_KV_AS_Q8_0 ? c0 : c0 / 2, j);
+    const uint8_t *codes = (const uint8_t *)q + c0, *ask = next ? next + from : NULL;
+    if (as == SALA_KV_AS_Q8_0) {
+        dot_keys(acc, b->k.codes + from, codes, n, d, as, false, ask, n_q);
+    } else {
+        dot_keys(acc, b->k.codes + from, codes, n < 4 ? n : 4, d, as, false, ask, n_q);
+        dot_keys(acc, b->k.codes + from, codes + 16, n - 4, d, as, true, NULL, n_q);
+    }
+    if (next)
+        __builtin_prefetch((const uint8_t *)(b->k.scales + at) - b->k.codes + next, 0, 2);
+#else
+    (void)next;
+    dot_wide_keys(acc, b->keys + (c0 / 2 * SALA_KV_BLOCK + j) * 2, (const uint8_t *)q + 2 * c0, 2 * n, d, n_q);
+#endif
+    UNROLL for (int v = 0; v < CODE_KEYS; v++)
+    {
+        const vf scale = vf_load(b->key_scales + at + v * LANES);
+        UNROLL for (int i = 0; i < n_q; i++)
+        {
+            float *to = s + i * SALA_KV_BLOCK + v * LANES;
+            const vf by = vf_bcast(scales + (size_t)i * stride), x = vf_mul(vf_from_vi(acc[i][v]), scale);
+            vf sum = first ? vf_mul(x, by) : vf_fma(x, by, vf_load(to));
+            if (as == SALA_KV_AS_Q4_1)
+                sum = vf_fma(vf_load(b->key_minima + at + v * LANES), vf_bcast(sums + (size_t)i * stride), sum);
+            vf_store(to, sum, LANES);
+        }
+    }
+}
+
+INLINE void code_scores_tile(float *s, const float *q, const code_block *b, int j, const int as, const uint8_t *next,
+                             const int n_q)
+{
+    EACH_GROUP(b->d)
+    {
+        if (g == 0)
+            code_scores_group(s, q, b, g, (m + 3) / 4, j, as, next, true, n_q);
+        else
+            code_scores_group(s, q, b, g, (m + 3) / 4, j, as, next, false, n_q);
+    }
+}
 
 INLINE void find_factors(const value_factors *to, const quantised *z, int n, const int as)
 {
@@ -371,123 +456,182 @@ INLINE void find_factors(const value_factors *to, const quantised *z, int n, con
     }
 }
 
-/* Of one query and block: weights relative to the block's maximum, as integers for each group; maximum, sum, and the
- * sum of weights times minima. */
-INLINE void code_weights(int16_t *weights, float *max, float *l, float *min_sums, const float *s,
-                         const value_factors *by, int n_groups, int n_visible, const int as)
+/* A query's scores of keys that it does not see become too small to matter. */
+INLINE void hide_scores(float *s, int n_visible)
+{
+    for (int j = n_visible / LANES * LANES; j < SALA_KV_BLOCK; j += LANES) {
+        const int left = n_visible - j, seen = left < 0 ? 0 : left;
+        vf_store(s + j, vf_first(vf_load(s + j), seen, vf_set1(-INFINITY)), LANES);
+    }
+}
+
+/* 2^x of x <= 0 for weights of 16 bits: a polynomial for 2^f, |f| <= 1/2, off by 2.6e-6, whose exponent then becomes
+ * what it should be. Below 2^-100 it remains there, which is no weight at all. The lowest bits of x + 3 * 2^22 are x as
+ * an integer. */
+#define ROUNDS 0x1.8p+23f
+INLINE vf vf_exp2_weight(vf x)
+{
+    x = vf_max(vf_set1(-100.0f), x);
+    const vf n = vf_add(x, vf_set1(ROUNDS)), f = vf_sub(x, vf_sub(n, vf_set1(ROUNDS)));
+    vf p = vf_set1(0x1.3997d6p-7f);
+    p = vf_fma(p, f, vf_set1(0x1.ca1440p-5f));
+    p = vf_fma(p, f, vf_set1(0x1.ec06dap-3f));
+    p = vf_fma(p, f, vf_set1(0x1.62e0dcp-1f));
+    p = vf_fma(p, f, vf_set1(0x1.ffffe8p-1f));
+    return vf_bits(vi_add_32(vi_bits(p), vi_sll_32(vi_bits(n), 23)));
+}
+
+/* Of one query and block: weights relative to the block's maximum, as integers for each group. */
+INLINE void code_weights(const code_block *b, int i, const value_factors *by, const int as)
 {
     enum { N = SALA_KV_BLOCK / LANES, Q = N / 4 };
-    vf v[N];
-    const vf low = vf_set1(-INFINITY);
-    vf top = low, sum = vf_zero();
-    for (int i = 0; i < N; i++) {
-        const int left = n_visible - i * LANES, seen = left < 0 ? 0 : left < LANES ? left : LANES;
-        v[i] = seen == LANES ? vf_load(s + i * LANES) : vf_first(vf_load(s + i * LANES), seen, low);
-        top = vf_max(top, v[i]);
+    const float *s = b->scores + i * SALA_KV_BLOCK;
+    const vf t = vf_bcast(b->max + i);
+    vf v[N], sum = vf_zero();
+    UNROLL for (int k = 0; k < N; k++)
+    {
+        v[k] = vf_exp2_weight(vf_sub(vf_load(s + k * LANES), t));
+        sum = vf_add(sum, v[k]);
     }
-    *max = vf_hmax(top);
-    const vf t = vf_set1(*max);
-    for (int i = 0; i < N; i++) { /* exp(-infinity) is 0 */
-        v[i] = vf_exp_weight(vf_sub(v[i], t));
-        sum = vf_add(sum, v[i]);
-    }
-    *l = vf_hsum(sum);
-    for (int g = 0; g < n_groups; g++) {
+    vf_store(b->sums + i * LANES, sum, LANES);
+    for (int g = 0; g < b->n_groups; g++) {
         const float *f = by->factor + g * SALA_KV_BLOCK;
-        int16_t *w = weights + g * SALA_KV_BLOCK;
+        int16_t *w = b->weights + (i * b->n_groups + g) * SALA_KV_BLOCK;
         vi code[N];
-        for (int i = 0; i < N; i++)
-            code[i] = vi_round(vf_mul(v[i], vf_load(f + i * LANES)));
-        for (int i = 0; i < Q; i++) {
-            vi_store(w + 2 * i * LANES, vi_join_16(code[i], code[i + 2 * Q]));
-            vi_store(w + 2 * (QUARTER + i * LANES), vi_join_16(code[i + Q], code[i + 3 * Q]));
+        UNROLL for (int k = 0; k < N; k++) code[k] = vi_bits(vf_fma(v[k], vf_load(f + k * LANES), vf_set1(ROUNDS)));
+        UNROLL for (int k = 0; k < Q; k++)
+        {
+            vi_store(w + 2 * k * LANES, vi_join_low_16(code[k], code[k + 2 * Q]));
+            vi_store(w + 2 * (QUARTER + k * LANES), vi_join_low_16(code[k + Q], code[k + 3 * Q]));
         }
         if (as == SALA_KV_AS_Q4_1) {
             vf min = vf_zero();
-            for (int i = 0; i < N; i++)
-                min = vf_fma(v[i], vf_load(by->minima + g * SALA_KV_BLOCK + i * LANES), min);
-            min_sums[g] = vf_hsum(min);
+            UNROLL for (int k = 0; k < N; k++) min =
+                vf_fma(v[k], vf_load(by->minima + g * SALA_KV_BLOCK + k * LANES), min);
+            vf_store(b->min_lanes + (i * b->n_groups + g) * LANES, min, LANES);
         }
     }
 }
 
-/* What a block adds to n_q queries. */
-typedef struct code_block {
-    int16_t *weights;               /* [n_q][groups][64] */
-    float *max, *sum, *keep, *gain; /* [n_q] of the block; factors of what was and what comes */
-    float *unit, *min_sums;         /* [n_q][groups] */
-    int n_groups;
-} code_block;
-
-/* Adds the block to components of group g of queries i0 .. i0 + n_q - 1. */
-INLINE void code_values_tile(float *acc, const code_block *b, const int16_t *values, int i0, int g, int d,
-                             const int32_t *n_visible, const int as, const int n_q)
+/* out[i] = the sum of the lanes at x + i * LANES, n of them; writes whole fours. */
+INLINE void sum_lanes(float *out, const float *x, int n)
 {
-    vi sum[CODE_TILE][GV];
-    const int16_t *w = b->weights + ((size_t)i0 * (size_t)b->n_groups + (size_t)g) * SALA_KV_BLOCK;
+    for (int i = 0; i < n; i += 4) {
+        vf v[4];
+        UNROLL for (int k = 0; k < 4; k++) v[k] = vf_load(x + (i + k < n ? i + k : i) * LANES);
+        vf_hsum4(out + i, v[0], v[1], v[2], v[3]);
+    }
+}
+
+/* Scores of a part's n_q queries become maximum, sum and integer weights. */
+INLINE void code_softmax(const code_block *b, int n_q, const int32_t *n_visible, const bool whole, const int as)
+{
+    enum { N = SALA_KV_BLOCK / LANES };
+    for (int i = 0; i < n_q; i += 4) {
+        vf top[4];
+        UNROLL for (int k = 0; k < 4; k++)
+        {
+            float *s = b->scores + (i + k < n_q ? i + k : i) * SALA_KV_BLOCK;
+            if (!whole && i + k < n_q)
+                hide_scores(s, n_visible[i + k]);
+            top[k] = vf_load(s);
+            UNROLL for (int j = 1; j < N; j++) top[k] = vf_max(top[k], vf_load(s + j * LANES));
+        }
+        vf_hmax4(b->max + i, top[0], top[1], top[2], top[3]);
+    }
+    for (int i = 0; i < n_q; i++) {
+        const value_factors *by = &b->all;
+        if (!whole && n_visible[i] < SALA_KV_BLOCK) {
+            by = &b->own;
+            if (i == 0 || n_visible[i] != n_visible[i - 1])
+                find_factors(by, &b->v, n_visible[i], as);
+        }
+        for (int g = 0; g < b->n_groups; g++)
+            b->unit[i * b->n_groups + g] = by->unit[g];
+        code_weights(b, i, by, as);
+    }
+    sum_lanes(b->sum, b->sums, n_q);
+    if (as == SALA_KV_AS_Q4_1)
+        sum_lanes(b->min_sums, b->min_lanes, n_q * b->n_groups);
+}
+
+/* Adds the block to CODE_VALUES registers of components, from the k0-th of group g on, of n_q queries of the part.
+ * whole: all of them are there. */
+INLINE void code_values_tile(float *acc, const code_block *b, int i0, int g, int k0, const int as, const bool whole,
+                             const int n_q)
+{
+    vi sum[CODE_TILE][CODE_VALUES];
     const size_t stride = (size_t)b->n_groups * SALA_KV_BLOCK;
-    for (int i = 0; i < n_q; i++)
-        for (int k = 0; k < GV; k++)
-            sum[i][k] = vi_zero();
-    values += (size_t)g * SALA_KV_BLOCK * SALA_KV_GROUP;
+    const int16_t *w = b->weights + (size_t)i0 * stride + (size_t)g * SALA_KV_BLOCK;
+    const int16_t *values = b->values + ((size_t)g * SALA_KV_BLOCK * SALA_KV_GROUP + (size_t)(2 * k0 * LANES));
+    UNROLL for (int i = 0; i < n_q; i++) UNROLL for (int k = 0; k < CODE_VALUES; k++) sum[i][k] = vi_zero();
     for (int pair = 0; pair < 2 * QUARTER; pair++) {
-        vi x[CODE_TILE];
-        for (int i = 0; i < n_q; i++)
-            x[i] = vi_bcast_32(w + (size_t)i * stride + 2 * pair);
-        for (int k = 0; k < GV; k++) {
-            const vi v = vi_load(values + (pair * SALA_KV_GROUP + k * LANES) * 2);
-            for (int i = 0; i < n_q; i++)
-                sum[i][k] = vi_dot_16(sum[i][k], x[i], v);
+        vi v[CODE_VALUES];
+        UNROLL for (int k = 0; k < CODE_VALUES; k++) v[k] = vi_load(values + (pair * SALA_KV_GROUP + k * LANES) * 2);
+        UNROLL for (int i = 0; i < n_q; i++)
+        {
+            const vi x = vi_bcast_32(w + (size_t)i * stride + 2 * pair);
+            UNROLL for (int k = 0; k < CODE_VALUES; k++)
+            {
+                sum[i][k] = vi_dot_16(sum[i][k], x, v[k]);
+                IN_PLACE(sum[i][k]);
+            }
         }
     }
-    int32_t sums[CODE_TILE * SALA_KV_GROUP];
-    for (int i = 0; i < n_q; i++)
-        for (int k = 0; k < GV; k++)
-            vi_store(sums + i * SALA_KV_GROUP + k * LANES, sum[i][k]);
-    for (int i = 0; i < n_q; i++) {
-        const int at = i0 + i;
-        if (n_visible[at] <= 0)
-            continue;
-        const float gain = b->gain[at];
-        const vf keep = vf_bcast(b->keep + at), unit = vf_set1(b->unit[at * b->n_groups + g] * gain);
-        const vf min = vf_set1(as == SALA_KV_AS_Q4_1 ? b->min_sums[at * b->n_groups + g] * gain : 0);
-        float *to = acc + (size_t)at * (size_t)d + g * SALA_KV_GROUP;
-        for (int k = 0; k < GV; k++) {
-            const int left = d - g * SALA_KV_GROUP - k * LANES, n = left < LANES ? left : LANES;
-            if (n <= 0)
-                break;
-            vf x = vf_mul(n == LANES ? vf_load(to + k * LANES) : vf_load_n(to + k * LANES, n), keep);
+    const int c = g * SALA_KV_GROUP + k0 * LANES;
+    float *to = acc + (size_t)i0 * (size_t)b->d + c;
+    const float *factors = b->unit + i0 * b->n_groups + g, *minima = b->min_sums + i0 * b->n_groups + g;
+    UNROLL for (int i = 0; i < n_q; i++)
+    {
+        const vf keep = vf_bcast(b->keep + i0 + i), factor = vf_bcast(factors + i * b->n_groups);
+        UNROLL for (int k = 0; k < CODE_VALUES; k++)
+        {
+            float *at = to + i * b->d + k * LANES;
+            const int left = b->d - c - k * LANES, n = whole ? LANES : left < 0 ? 0 : left < LANES ? left : LANES;
+            vf x = vf_mul(whole ? vf_load(at) : vf_load_n(at, n), keep);
             if (as == SALA_KV_AS_Q4_1)
-                x = vf_add(x, min);
-            vf_store(to + k * LANES, vf_fma(vf_from_vi(vi_load(sums + i * SALA_KV_GROUP + k * LANES)), unit, x), n);
+                x = vf_add(x, vf_bcast(minima + i * b->n_groups));
+            vf_store(at, vf_fma(vf_from_vi(sum[i][k]), factor, x), n);
         }
     }
 }
 
-/* Brings m and l up to date; the factors of what was summed before and of this block's. */
-INLINE void code_merge(float *m, float *l, const code_block *b, const int32_t *n_visible, int n_q)
+/* Brings m and l up to date; the factors of what was summed before and of this block's. Maxima of the block come as
+ * exponents of 2. */
+INLINE void code_merge(float *m, float *l, const code_block *b, const int32_t *n_visible, int n_q, const int as)
 {
     memcpy(b->keep, m, (size_t)n_q * sizeof *m);
     for (int i = 0; i < n_q; i += LANES) { /* what lies behind the last query does not matter */
-        const vf before = vf_load(b->keep + i), block = vf_load(b->max + i), top = vf_max(before, block);
+        const vf before = vf_load(b->keep + i), block = vf_mul(vf_load(b->max + i), vf_set1(LN_2));
+        const vf top = vf_max(before, block);
+        vf_store(b->max + i, top, LANES);
         vf_store(b->keep + i, vf_exp(vf_sub(before, top)), LANES);
         vf_store(b->gain + i, vf_exp(vf_sub(block, top)), LANES);
     }
     for (int i = 0; i < n_q; i++) {
-        if (n_visible[i] <= 0)
-            continue;
-        l[i] = l[i] * b->keep[i] + b->sum[i] * b->gain[i];
-        m[i] = b->max[i] > m[i] ? b->max[i] : m[i];
+        float *factor = b->unit + i * b->n_groups, *min = b->min_sums + i * b->n_groups;
+        if (n_visible[i] > 0) {
+            l[i] = l[i] * b->keep[i] + b->sum[i] * b->gain[i];
+            m[i] = b->max[i];
+            for (int g = 0; g < b->n_groups; g++) {
+                factor[g] *= b->gain[i];
+                min[g] *= as == SALA_KV_AS_Q4_1 ? b->gain[i] : 0;
+            }
+        } else { /* what changes nothing, not even the sign of a zero */
+            b->keep[i] = 1;
+            for (int g = 0; g < b->n_groups; g++)
+                factor[g] = min[g] = -0.0f;
+        }
     }
 }
 
 #define EACH_TILE(n_q, TILE)                                                                                           \
     do {                                                                                                               \
         int i = 0;                                                                                                     \
-        for (; CODE_TILE == 6 && i + 6 <= (n_q); i += 6)                                                               \
+        for (; CODE_TILE == 8 && i + 8 <= (n_q); i += 8)                                                               \
             TILE(CODE_TILE)                                                                                            \
-        for (; CODE_TILE == 6 && i + 4 <= (n_q); i += 4)                                                               \
-            TILE((CODE_TILE == 6 ? 4 : 1))                                                                             \
+        for (; CODE_TILE >= 4 && i + 4 <= (n_q); i += 4)                                                               \
+            TILE((CODE_TILE >= 4 ? 4 : 1))                                                                             \
         for (; CODE_TILE >= 3 && i + 3 <= (n_q); i += 3)                                                               \
             TILE((CODE_TILE >= 3 ? 3 : 1))                                                                             \
         for (; i + 2 <= (n_q); i += 2)                                                                                 \
@@ -500,81 +644,76 @@ INLINE void code_merge(float *m, float *l, const code_block *b, const int32_t *n
 #define SCORES(n)                                                                                                      \
     {                                                                                                                  \
         const int most = most_visible(n_visible + i, n);                                                               \
-        for (int j = 0; j < most; j += KEY_STEP)                                                                       \
-            code_scores_tile(s + (size_t)i * SALA_KV_BLOCK + j, q + (size_t)i * SALA_ATTN_QUERY(d), wide, z, j, d, as, \
+        for (int j = 0; j < most; j += CODE_KEYS * LANES)                                                              \
+            code_scores_tile(b->scores + i * SALA_KV_BLOCK + j, q + (size_t)i * SALA_ATTN_QUERY(b->d), b, j, as,       \
                              i == 0 ? next : NULL, n);                                                                 \
     }
-#define VALUES(n) code_values_tile(acc, b, values, i, g, d, n_visible, as, n);
+#define VALUES(n)                                                                                                      \
+    for (int k = 0; k < GV; k += CODE_VALUES)                                                                          \
+        code_values_tile(acc, b, i, g, k, as, true, n);
+#define VALUES_OF_REST(n)                                                                                              \
+    for (int k = 0; k < GV; k += CODE_VALUES)                                                                          \
+        code_values_tile(acc, b, i, g, k, as, false, n);
 #define X(type, which)                                                                                                 \
-    static __attribute__((noinline)) void code_scores_##type(float *s, const float *q, const int16_t *wide,            \
-                                                             const quantised *z, int n_q, int d,                       \
+    static __attribute__((noinline)) void code_scores_##type(const code_block *b, const float *q, int n_q,             \
                                                              const int32_t *n_visible, const uint8_t *next)            \
     {                                                                                                                  \
         enum { as = which };                                                                                           \
         EACH_TILE(n_q, SCORES);                                                                                        \
     }                                                                                                                  \
-    static __attribute__((noinline)) void code_values_##type(float *acc, const code_block *b, const int16_t *values,   \
-                                                             int n_q, int d, const int32_t *n_visible)                 \
+    static __attribute__((noinline)) void code_softmax_##type(const code_block *b, int n_q, const int32_t *n_visible)  \
+    {                                                                                                                  \
+        bool whole = true;                                                                                             \
+        for (int i = 0; i < n_q; i++)                                                                                  \
+            whole &= n_visible[i] >= SALA_KV_BLOCK;                                                                    \
+        if (whole)                                                                                                     \
+            code_softmax(b, n_q, n_visible, true, which);                                                              \
+        else                                                                                                           \
+            code_softmax(b, n_q, n_visible, false, which);                                                             \
+    }                                                                                                                  \
+    static __attribute__((noinline)) void code_values_##type(float *acc, const code_block *b, int n_q)                 \
     {                                                                                                                  \
         enum { as = which };                                                                                           \
         for (int g = 0; g < b->n_groups; g++)                                                                          \
-            EACH_TILE(n_q, VALUES);                                                                                    \
+            if ((g + 1) * SALA_KV_GROUP <= b->d)                                                                       \
+                EACH_TILE(n_q, VALUES);                                                                                \
+            else                                                                                                       \
+                EACH_TILE(n_q, VALUES_OF_REST);                                                                        \
     }
 X(q8, SALA_KV_AS_Q8_0)
 X(q4, SALA_KV_AS_Q4_1)
 #undef X
 #undef SCORES
 #undef VALUES
+#undef VALUES_OF_REST
 
 INLINE void attn_codes(float *acc, float *m, float *l, const float *q, const void *k, const void *v, int n_q, int d,
                        const int32_t *n_visible, float *scratch, const uint8_t *next, const int as)
 {
     if (most_visible(n_visible, n_q) == 0)
         return;
-    const quantised zk = quantised_at(k, d, as), zv = quantised_at(v, d, as);
-    const size_t n = (size_t)n_q, groups = (size_t)zk.n_groups;
-    float *s = scratch, *at = s + n * SALA_KV_BLOCK;
-    int16_t *wide = (int16_t *)(void *)at;
-    at += groups * SALA_KV_BLOCK * SALA_KV_GROUP / 2;
-    code_block b = {.weights = (int16_t *)(void *)at, .n_groups = zk.n_groups};
-    at += n * groups * SALA_KV_BLOCK / 2;
-    b.sum = at;
-    b.max = b.sum + n; /* the next three in whole registers */
-    b.keep = b.max + n + LANES;
-    b.gain = b.keep + n + LANES;
-    b.unit = b.gain + n + LANES;
-    b.min_sums = b.unit + n * groups;
-    at = b.min_sums + n * groups;
-    value_factors all = {.unit = at, .factor = at + groups, .minima = at + groups + groups * SALA_KV_BLOCK}, own;
-    at = all.minima + groups * SALA_KV_BLOCK;
-    own = (value_factors){.factor = at, .minima = at + groups * SALA_KV_BLOCK};
-
+    const code_block b = code_block_at(scratch, k, v, d, as);
+    const bool q8 = as == SALA_KV_AS_Q8_0;
+    load_key_scales(&b, as);
 #if !HAVE_DOT
-    widen_keys(wide, &zk, d, as, v);
+    widen_keys(b.keys, &b.k, d, as, v);
 #endif
-    (as == SALA_KV_AS_Q8_0 ? code_scores_q8 : code_scores_q4)(s, q, wide, &zk, n_q, d, n_visible, v);
-    bool found = false;
-    for (size_t i = 0; i < n; i++) {
-        int16_t *w = b.weights + i * groups * SALA_KV_BLOCK;
-        float *unit = b.unit + i * groups;
-        if (n_visible[i] <= 0) {
-            memset(w, 0, groups * SALA_KV_BLOCK * sizeof *w);
-            b.max[i] = -INFINITY;
+    bool first = true;
+    for (int i = 0; i < n_q; i += PART) {
+        const int n = n_q - i < PART ? n_q - i : PART;
+        if (most_visible(n_visible + i, n) == 0)
             continue;
+        (q8 ? code_scores_q8 : code_scores_q4)(&b, q + (size_t)i * SALA_ATTN_QUERY(d), n, n_visible + i,
+                                               first ? v : NULL);
+        if (first) {
+            find_factors(&b.all, &b.v, SALA_KV_BLOCK, as);
+            widen_values(b.values, &b.v, as, next);
         }
-        const bool whole = n_visible[i] >= SALA_KV_BLOCK;
-        own.unit = unit;
-        if (!whole || !found)
-            find_factors(whole ? &all : &own, &zv, n_visible[i], as);
-        found |= whole;
-        if (whole)
-            memcpy(unit, all.unit, groups * sizeof *unit);
-        code_weights(w, b.max + i, b.sum + i, b.min_sums + i * groups, s + i * SALA_KV_BLOCK, whole ? &all : &own,
-                     zk.n_groups, n_visible[i], as);
+        first = false;
+        (q8 ? code_softmax_q8 : code_softmax_q4)(&b, n, n_visible + i);
+        code_merge(m + i, l + i, &b, n_visible + i, n, as);
+        (q8 ? code_values_q8 : code_values_q4)(acc + (size_t)i * (size_t)d, &b, n);
     }
-    widen_values(wide, &zv, as, next);
-    code_merge(m, l, &b, n_visible, n_q); /* which waits for what the loop above has stored */
-    (as == SALA_KV_AS_Q8_0 ? code_values_q8 : code_values_q4)(acc, &b, wide, n_q, d, n_visible);
 }
 
 #endif

@@ -151,6 +151,11 @@ static inline vi vi_join_16(vi low, vi high)
 {
     return _mm256_or_si256(low, _mm256_slli_epi32(high, 16));
 }
+/* The low 16 bits of each, those of `high` above those of `low`. */
+static inline vi vi_join_low_16(vi low, vi high)
+{
+    return _mm256_blend_epi16(low, _mm256_slli_epi32(high, 16), 0xaa);
+}
 static inline void vi_store(void *p, vi a)
 {
     _mm256_storeu_si256((__m256i *)p, a);
@@ -193,6 +198,14 @@ static inline vf vf_bcast(const float *p)
 static inline vf vf_from_vi(vi a)
 {
     return _mm256_cvtepi32_ps(a);
+}
+static inline vi vi_bits(vf a)
+{
+    return _mm256_castps_si256(a);
+}
+static inline vf vf_bits(vi a)
+{
+    return _mm256_castsi256_ps(a);
 }
 static inline vf vf_mul(vf a, vf b)
 {
@@ -365,6 +378,16 @@ static inline void vf_hsum4(float *out, vf a, vf b, vf c, vf d)
     s = _mm256_add_ps(s, _mm256_movehdup_ps(s));
     const __m128 ac = _mm256_castps256_ps128(s), bd = _mm256_extractf128_ps(s, 1);
     /* a * c *, b * d * */
+    _mm_storeu_ps(out, _mm_blend_ps(ac, _mm_moveldup_ps(bd), 0xa));
+}
+/* out[0..4) = the largest lane of a, b, c, d */
+static inline void vf_hmax4(float *out, vf a, vf b, vf c, vf d)
+{
+    const vf ab = _mm256_max_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+    const vf cd = _mm256_max_ps(_mm256_permute2f128_ps(c, d, 0x20), _mm256_permute2f128_ps(c, d, 0x31));
+    vf s = _mm256_max_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee)); /* a a c c, b b d d */
+    s = _mm256_max_ps(s, _mm256_movehdup_ps(s));
+    const __m128 ac = _mm256_castps256_ps128(s), bd = _mm256_extractf128_ps(s, 1);
     _mm_storeu_ps(out, _mm_blend_ps(ac, _mm_moveldup_ps(bd), 0xa));
 }
 /* Sum in double of all lanes. */

@@ -127,6 +127,11 @@ static inline vi vi_join_16(vi low, vi high)
 {
     return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
 }
+/* The low 16 bits of each, those of `high` above those of `low`. */
+static inline vi vi_join_low_16(vi low, vi high)
+{
+    return _mm512_mask_blend_epi16(0xaaaaaaaau, low, _mm512_slli_epi32(high, 16));
+}
 static inline void vi_store(void *p, vi a)
 {
     _mm512_storeu_si512(p, a);
@@ -165,6 +170,14 @@ static inline vf vf_bcast(const float *p)
 static inline vf vf_from_vi(vi a)
 {
     return _mm512_cvtepi32_ps(a);
+}
+static inline vi vi_bits(vf a)
+{
+    return _mm512_castps_si512(a);
+}
+static inline vf vf_bits(vi a)
+{
+    return _mm512_castsi512_ps(a);
 }
 static inline vf vf_mul(vf a, vf b)
 {
@@ -319,6 +332,17 @@ static inline void vf_hsum4(float *out, vf a, vf b, vf c, vf d)
     vf s = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
     s = _mm512_add_ps(s, _mm512_permute_ps(s, 0x4e));
     s = _mm512_add_ps(s, _mm512_permute_ps(s, 0xb1));
+    const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(first, s)));
+}
+/* out[0..4) = the largest lane of a, b, c, d */
+static inline void vf_hmax4(float *out, vf a, vf b, vf c, vf d)
+{
+    const vf ab = _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    const vf cd = _mm512_max_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+    vf s = _mm512_max_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+    s = _mm512_max_ps(s, _mm512_permute_ps(s, 0x4e));
+    s = _mm512_max_ps(s, _mm512_permute_ps(s, 0xb1));
     const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
     _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(first, s)));
 }
