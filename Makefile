@@ -74,7 +74,7 @@ bench: setup ## prefill and decode speed of the default model at several depths
 	@build/release/sala bench $(or $(MODEL),smollm2) -p 512 -n 128 -d 0,1024,4096 $(if $(THREADS),-t $(THREADS))
 
 .PHONY: bench-peers
-bench-peers: setup ## several models next to llama.cpp, alternating, with ratios and a chart (WORKS=, ROUNDS=)
+bench-peers: setup ## several models next to llama.cpp, alternating, with ratios and a chart (WORKS=, ROUNDS=, PUBLISH=1)
 	@tools/install-deps.sh --parity
 	@$(call build_preset,release,sala)
 	@bench/peers/run.sh

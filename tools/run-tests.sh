@@ -39,6 +39,7 @@ sources() {
     step "floors: includes go down only" tools/check-floors.py
     step "layout: clang-format" tools/check-format.sh
     step "headers compile on their own" tools/check-headers.sh
+    step "figures next to llama.cpp are those of their report" bench/peers/report.py --check
 }
 
 release() {

@@ -8,8 +8,8 @@
 A round goes through the works; in each, the engines take turns, every run in a process of its own, so that all see the same
 weather. Where an engine has variants (type of the cache, flash attention) each is run, and the best one counts, for prefill
 and for decoding on their own; a variant that was far behind in the first round is not run again. The median of the rounds
-counts. No round is begun that would not end within --minutes. Writes STEM.json and STEM.svg (default build/bench/peers) and
-prints a table.
+counts. No round is begun that would not end within --minutes. Prints a table and writes it with all samples and a chart to
+STEM.md, STEM.json and STEM.svg (default build/bench/peers); --publish puts them where README.md quotes them (see report.py).
 """
 import argparse
 import itertools
@@ -20,9 +20,9 @@ import statistics
 import sys
 import time
 
-import chart
 import engines as eng
 import machine
+import report
 import works
 
 SALA = os.environ.get("SALA") or str(works.ROOT / "build" / "release" / "sala")
@@ -49,7 +49,8 @@ def arguments():
     ap.add_argument("--minutes", type=float, default=30)
     ap.add_argument("--peer-bench", metavar="PATH", help="another llama-bench, measured as well at depth 0")
     ap.add_argument("--peer-args", default="", help="further arguments for it")
-    ap.add_argument("--out", default=str(works.ROOT / "build" / "bench" / "peers"))
+    ap.add_argument("--out", metavar="STEM", default=str(works.ROOT / "build" / "bench" / "peers"))
+    ap.add_argument("--publish", action="store_true", help="make this what README.md says")
     return ap.parse_args()
 
 
@@ -152,24 +153,6 @@ def report_rows(samples, chosen, paths, inspect):
     return rows
 
 
-def table(rows, names):
-    """The report for reading: tokens a second, the variant that won where there were several, share of the bandwidth."""
-    cells = [["work", "", "depth"] + names + ["ratio"]]
-    for r in rows:
-        line = [r["work"], "%s %d" % (r["kind"], r["n"]), str(r["depth"])]
-        for name in names:
-            e = r["engines"].get(name)
-            if not e:
-                line.append("-")
-                continue
-            share = ", %.0f %%" % (100 * e["share_of_bandwidth"]) if "share_of_bandwidth" in e else ""
-            line.append("%.1f (%s%s)" % (e["median"], e["variant"].replace("kv ", "") or "-", share))
-        cells.append(line + ["%.2f" % r["ratio"] if "ratio" in r else "-"])
-    widths = [max(len(c[i]) for c in cells) for i in range(len(cells[0]))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths)) + " |" for line in cells]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|"] + lines[1:])
-
-
 def main():
     a = arguments()
     if a.list:
@@ -201,24 +184,21 @@ def main():
     samples, problems = Samples(), {}
     rounds = measure(chosen, paths, peers, a, samples, problems)
 
-    rows = report_rows(samples, chosen, paths, inspect)
-    m = machine.describe(a.threads)
-    report = {"machine": m, "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "rounds": rounds,
-              "read_bytes_per_second": samples.bandwidth(), "sala": eng.run_json([SALA, "version", "--json"])["version"],
-              "kernels": a.kernels or "auto", "llama_cpp_python": llama_cpp.__version__,
-              "llama_cpp_system": llama_cpp.llama_print_system_info().decode(), "peer_args": a.peer_args, "rows": rows,
-              "could_not_run": [dict(zip(("work", "engine", "variant"), k), why=v) for k, v in problems.items()]}
+    found = {"machine": machine.describe(a.threads), "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+             "rounds": rounds, "read_bytes_per_second": samples.bandwidth(),
+             "sala": eng.run_json([SALA, "version", "--json"])["version"], "kernels": a.kernels or "auto",
+             "llama_cpp_python": llama_cpp.__version__, "llama_cpp_system": llama_cpp.llama_print_system_info().decode(),
+             "peer_args": a.peer_args, "rows": report_rows(samples, chosen, paths, inspect),
+             "could_not_run": [dict(zip(("work", "engine", "variant"), k), why=v) for k, v in problems.items()]}
     out = pathlib.Path(a.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    title = "%s, %d threads (%s)" % (m["cpu"], a.threads, ", ".join(m["flags"]))
-    names = [e.name for e in peers]
-    out.with_suffix(".svg").write_text(chart.svg(rows, names, title), encoding="utf-8")
-    print("%s\nllama-cpp-python %s; median of %d rounds; reading memory: %.1f GB/s\n" % (
-        title, llama_cpp.__version__, rounds, samples.bandwidth() / 1e9))
-    print("Tokens a second (variant, share of the read bandwidth); ratio to the better of the others.\n")
-    print(table(rows, names))
-    print("\nwritten: %s, %s" % (out.with_suffix(".json"), out.with_suffix(".svg")))
+    written = [out.with_suffix(s) for s in (".json", ".svg", ".md")]
+    for path, text in zip(written, (report.as_json(found), report.as_svg(found), report.as_text(found))):
+        path.write_text(text, encoding="utf-8")
+    print(report.as_text(found))
+    if a.publish:
+        written += report.publish(found)
+    print("written: %s" % ", ".join(os.path.relpath(p) for p in written))
     return 0
 
 

@@ -2,7 +2,7 @@
 # Brings llama.cpp as the Python package llama-cpp-python (built from source, some minutes the first time) into a private
 # environment and runs compare.py. Arguments are handed on.
 #   WORKS, ROUNDS, THREADS: what is measured, how often, with how many threads; MODEL: a file or name instead of WORKS
-#   MODELS: where random models are kept (build/bench/models)
+#   MODELS: where random models are kept (build/bench/models); PUBLISH=1: the result becomes what README.md quotes
 #   SALA_PYTHON: an environment that has llama_cpp already
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -23,4 +23,4 @@ elif [[ ,${WORKS:-default}, == *,@(default|all|smollm2),* ]]; then
     "$SALA" pull smollm2 -q
 fi
 exec "$python" bench/peers/compare.py ${WORKS:+--works "$WORKS"} ${ROUNDS:+--rounds "$ROUNDS"} \
-    ${THREADS:+--threads "$THREADS"} ${MODELS:+--models "$MODELS"} "$@"
+    ${THREADS:+--threads "$THREADS"} ${MODELS:+--models "$MODELS"} ${PUBLISH:+--publish} "$@"
