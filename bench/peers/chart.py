@@ -10,7 +10,7 @@ def _text(x, y, s, extra=""):
 
 def svg(rows, engines, title):
     """rows as in the JSON report; engines in the order of the bars, ours first."""
-    bar, label, span, tail = 13, 150, 230, 70
+    bar, label, span, tail = 13, 150, 230, 110
     step = (bar + 2) * len(engines) + 12
     panels = [k for k in ("prefill", "decode") if any(r["kind"] == k for r in rows)]
     most = max(sum(r["kind"] == k for r in rows) for k in panels)
