@@ -186,9 +186,8 @@ static void make_queries(float *q, sala_rng *rng, int steps, bool turned)
 /* How far outputs may be off because weights, where they meet codes, are whole steps of the block's heaviest product of
  * a weight and its value's scale: half a step for every token, times the largest code. What that makes with a scale is
  * the largest value; with 4 bits, which count from the smallest value, the range. l: sums of weights. */
-static double weights_off(const float *values, sala_dtype type, const int32_t *visible, const float *l)
+static double weights_off(const float *values, sala_dtype type, int steps, const int32_t *visible, const float *l)
 {
-    enum { WEIGHT_STEPS = 32767 };
     double high = 0, low = 0, most = 0;
     for (int i = 0; i < SALA_KV_BLOCK * D; i++) {
         high = fmax(high, (double)values[i]);
@@ -196,7 +195,7 @@ static double weights_off(const float *values, sala_dtype type, const int32_t *v
     }
     for (int i = 0; i < QUERIES; i++)
         most = fmax(most, visible[i] / (double)l[i]);
-    return most * (type == SALA_Q4_1 ? high - low : fmax(high, -low)) / (2 * WEIGHT_STEPS);
+    return most * (type == SALA_Q4_1 ? high - low : fmax(high, -low)) / (2 * steps);
 }
 
 static void check_attention(selftest *t, const char *family, const sala_kernels *fast, const sala_kernels *ref)
@@ -218,8 +217,9 @@ static void check_attention(selftest *t, const char *family, const sala_kernels 
         values[i] = (float)sala_rng_normal(&rng);
     }
     for (size_t type = 0; type < sizeof caches / sizeof caches[0]; type++) {
-        const int steps = sala_kv_kernels_of(fast, caches[type].dtype)->query_steps;
-        make_queries(q, &rng, steps, caches[type].dtype == SALA_Q4_1);
+        const sala_kv_kernels *met = sala_kv_kernels_of(fast, caches[type].dtype);
+        const int steps = met->weight_steps;
+        make_queries(q, &rng, met->query_steps, caches[type].dtype == SALA_Q4_1);
         memset(stored, 0, sizeof stored);
         for (int k = 0; k < 2; k++) {
             const sala_kv_kernels *kv = sala_kv_kernels_of(k ? ref : fast, caches[type].dtype);
@@ -238,7 +238,7 @@ static void check_attention(selftest *t, const char *family, const sala_kernels 
         }
         snprintf(name, sizeof name, "attention_%s_%s", caches[type].name, family);
         add(t, "kernel", name, difference(acc[0], acc[1], QUERIES * D),
-            1e-4 + (steps ? weights_off(values, caches[type].dtype, visible, l[1]) : 0));
+            1e-4 + (steps ? weights_off(values, caches[type].dtype, steps, visible, l[1]) : 0));
         snprintf(name, sizeof name, "stored_%s_%s", caches[type].name, family);
         add(t, "kernel", name, memcmp(stored[0], stored[1], sizeof stored[0]) == 0 ? 0 : INFINITY, 0);
     }

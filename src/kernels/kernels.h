@@ -82,8 +82,9 @@ typedef struct sala_kv_kernels {
      * SALA_ATTN_QUERY(d) floats each: once for all blocks. */
     void (*prepare)(float *out, const float *q, int n_q, int d);
     /* With `prepare`: it rounds each group of SALA_KV_GROUP components, of Q4_1 once turned, to multiples of
-     * f32(largest magnitude / query_steps), nearest even. */
-    int query_steps;
+     * f32(largest magnitude / query_steps), nearest even. Weights are whole steps, too: so
+     * many make the largest product of a weight and its value's scale that a query has in a block and a group. */
+    int query_steps, weight_steps;
 } sala_kv_kernels;
 
 enum { SALA_KV_AS_F32, SALA_KV_AS_F16, SALA_KV_AS_Q8_0, SALA_KV_AS_Q4_1, SALA_N_KV_KERNELS };

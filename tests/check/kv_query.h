@@ -63,7 +63,7 @@ static inline void kv_query_group(double *out, const float *q, int n, bool turne
  * a query has in a block. 0: they are not rounded. */
 static inline int kv_weight_steps(const sala_kv_kernels *kv)
 {
-    return kv->query_steps ? 32767 : 0;
+    return kv->weight_steps;
 }
 
 #endif

@@ -239,8 +239,8 @@ attn_block(float *acc, float *m, float *l, const float *q, const void *k, const 
         (void)next;                                                                                                    \
         attn_block(acc, m, l, q, k, v, n_q, d, n_visible, scratch, keys, load_values_##type, turned);                  \
     }                                                                                                                  \
-    static const sala_kv_kernels kv_##type = {attn_block_##type,  store_##type, load_keys_##type,                      \
-                                              load_values_##type, NULL,         0};
+    static const sala_kv_kernels kv_##type = {                                                                         \
+        attn_block_##type, store_##type, load_keys_##type, load_values_##type, NULL, 0, 0};
 X(f32, load_keys_f32, false)
 X(f16, load_keys_f16, false)
 X(q8, load_keys_q8, false)

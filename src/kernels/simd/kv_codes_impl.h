@@ -17,7 +17,10 @@
 #else
 #define QUERY_STEPS 32767
 #endif
-#define WEIGHT_STEPS 32767.0f
+/* Weights are bytes where unsigned ones meet signed codes in one instruction, and values are used as they lie;
+ * elsewhere both have 16 bits. */
+#define BYTE_WEIGHTS (HAVE_DOT && CODES_ARE_UNSIGNED)
+#define WEIGHT_STEPS (BYTE_WEIGHTS ? 255 : 32767)
 #define QUARTER (SALA_KV_BLOCK / 4) /* tokens whose codes share a byte of their lanes */
 #define GV (SALA_KV_GROUP / LANES)  /* registers of a group of components */
 /* A tile: queries, registers of keys, registers of values. */
@@ -29,15 +32,12 @@
 #define CODE_TILE 4
 #define CODE_KEYS 4
 #define CODE_VALUES 4
-#elif HAVE_DOT
-#define CODE_TILE 3
-#define CODE_KEYS 4
-#define CODE_VALUES 4
-#else /* two instructions a product, which need one register more */
-#define CODE_TILE 2
-#define CODE_KEYS 4
-#define CODE_VALUES 4
+#else
+#define CODE_TILE 4
+#define CODE_KEYS 2
+#define CODE_VALUES 2
 #endif
+#define WEIGHT_BYTES (BYTE_WEIGHTS ? 1 : 2)
 #define UNROLL _Pragma("GCC unroll 8")
 #if LANES == 4
 #define IN_PLACE(x) __asm__("" : "+w"(x))
@@ -232,6 +232,7 @@ INLINE void widen_keys(int16_t *out, const quantised *z, int d, const int as, co
 }
 #endif
 
+#if !BYTE_WEIGHTS
 /* out [group][2][QUARTER][32] pairs: tokens j and j + 32, then j + 16 and j + 48. What a short group lacks is whatever
  * follows. */
 INLINE void widen_values(int16_t *out, const quantised *z, const int as, const uint8_t *next)
@@ -261,6 +262,7 @@ INLINE void widen_values(int16_t *out, const quantised *z, const int as, const u
             ask_for_line(next, line++);
     }
 }
+#endif
 
 /* ---- attention ---- */
 
@@ -275,10 +277,10 @@ typedef struct value_factors {
 typedef struct code_block {
     quantised k, v;
     float *key_scales, *key_minima;     /* [groups][64] */
-    int16_t *keys, *values;             /* widened; keys where there is no product of bytes */
+    int16_t *keys, *values;             /* widened, where they are not used as they lie */
     value_factors all, own;             /* for who sees the whole block; for one who does not */
     float *scores;                      /* [part][64] */
-    int16_t *weights;                   /* [part][groups][64] */
+    uint8_t *weights;                   /* [part][groups][64], bytes or 16 bits */
     float *max, *sum, *keep, *gain;     /* [part] of the block; factors of what was and what comes */
     float *sums;                        /* [part][LANES] the sum of weights before its lanes are added */
     float *unit, *min_sums, *min_lanes; /* [part][groups], the last [LANES] of each */
@@ -295,7 +297,7 @@ static code_block code_block_at(float *at, const void *k, const void *v, int d, 
     code_block b = {.k = quantised_at(k, d, as), .v = quantised_at(v, d, as), .n_groups = sala_kv_groups(d), .d = d};
     const size_t groups = (size_t)b.n_groups, tokens = groups * SALA_KV_BLOCK, wide = tokens * SALA_KV_GROUP / 2;
     b.values = (int16_t *)(void *)at;
-    at += wide;
+    at += BYTE_WEIGHTS ? 0 : wide;
     b.keys = (int16_t *)(void *)at;
     at += HAVE_DOT ? 0 : wide;
     b.key_scales = at;
@@ -305,8 +307,8 @@ static code_block code_block_at(float *at, const void *k, const void *v, int d, 
     at = b.key_minima + 5 * tokens;
     b.scores = at;
     at += PART * SALA_KV_BLOCK;
-    b.weights = (int16_t *)(void *)at;
-    at += PART * tokens / 2;
+    b.weights = (uint8_t *)(void *)at;
+    at += PART * tokens * WEIGHT_BYTES / 4;
     b.sums = at;
     b.min_lanes = b.sums + PART * LANES;
     b.max = b.min_lanes + PART * groups * LANES;
@@ -449,8 +451,8 @@ INLINE void find_factors(const value_factors *to, const quantised *z, int n, con
                 vf_store(to->minima + at, vf_first(vf_load_half(z->minima + at), seen, vf_zero()), LANES);
         }
         const float most = vf_hmax(top);
-        const vf by = vf_set1(most > 0 && !bad ? WEIGHT_STEPS / most : 0);
-        to->unit[g] = bad ? NAN : most / WEIGHT_STEPS;
+        const vf by = vf_set1(most > 0 && !bad ? (float)WEIGHT_STEPS / most : 0);
+        to->unit[g] = bad ? NAN : most / (float)WEIGHT_STEPS;
         for (int j = 0; j < SALA_KV_BLOCK; j += LANES)
             vf_store(f + j, vf_mul(vf_load(f + j), by), LANES);
     }
@@ -496,13 +498,19 @@ INLINE void code_weights(const code_block *b, int i, const value_factors *by, co
     vf_store(b->sums + i * LANES, sum, LANES);
     for (int g = 0; g < b->n_groups; g++) {
         const float *f = by->factor + g * SALA_KV_BLOCK;
-        int16_t *w = b->weights + (i * b->n_groups + g) * SALA_KV_BLOCK;
+        uint8_t *w = b->weights + (i * b->n_groups + g) * SALA_KV_BLOCK * WEIGHT_BYTES;
         vi code[N];
         UNROLL for (int k = 0; k < N; k++) code[k] = vi_bits(vf_fma(v[k], vf_load(f + k * LANES), vf_set1(ROUNDS)));
         UNROLL for (int k = 0; k < Q; k++)
         {
-            vi_store(w + 2 * k * LANES, vi_join_low_16(code[k], code[k + 2 * Q]));
-            vi_store(w + 2 * (QUARTER + k * LANES), vi_join_low_16(code[k + Q], code[k + 3 * Q]));
+            const vi first = vi_join_low_16(code[k], code[k + 2 * Q]);
+            const vi second = vi_join_low_16(code[k + Q], code[k + 3 * Q]);
+            if (BYTE_WEIGHTS) {
+                vi_store(w + 4 * k * LANES, vi_or(first, vi_sll_32(second, 8)));
+            } else {
+                vi_store(w + 4 * k * LANES, first);
+                vi_store(w + 4 * (QUARTER + k * LANES), second);
+            }
         }
         if (as == SALA_KV_AS_Q4_1) {
             vf min = vf_zero();
@@ -555,25 +563,56 @@ INLINE void code_softmax(const code_block *b, int n_q, const int32_t *n_visible,
         sum_lanes(b->min_sums, b->min_lanes, n_q * b->n_groups);
 }
 
+/* The k0-th register of components of group g and those behind it, for the products with the weights of step `at`:
+ * QUARTER steps of four tokens, or twice as many of two. */
+INLINE void load_step(vi *v, const code_block *b, int g, int k0, int at, const int as)
+{
+#if BYTE_WEIGHTS
+    const int width = as == SALA_KV_AS_Q8_0 ? SALA_KV_GROUP : SALA_KV_GROUP / 2;
+    const uint8_t *codes = b->v.codes + sala_kv_value_at(g * width, at, b->v.row);
+    for (int i = 0; i < CODE_VALUES; i++) {
+        const int k = k0 + i;
+        if (as == SALA_KV_AS_Q8_0)
+            v[i] = vi_load(codes + k * LANES * 4);
+        else if (k < GV / 2)
+            v[i] = vi_and(vi_load(codes + k * LANES * 4), vi_set1_8(15));
+        else
+            v[i] = vi_and(vi_srl_16(vi_load(codes + (k - GV / 2) * LANES * 4), 4), vi_set1_8(15));
+    }
+#else
+    (void)as;
+    const int16_t *values = b->values + (g * SALA_KV_BLOCK + at) * SALA_KV_GROUP + 2 * k0 * LANES;
+    values += at * SALA_KV_GROUP;
+    for (int k = 0; k < CODE_VALUES; k++)
+        v[k] = vi_load(values + k * LANES * 2);
+#endif
+}
+
 /* Adds the block to CODE_VALUES registers of components, from the k0-th of group g on, of n_q queries of the part.
- * whole: all of them are there. */
-INLINE void code_values_tile(float *acc, const code_block *b, int i0, int g, int k0, const int as, const bool whole,
-                             const int n_q)
+ * whole: all of them are there. next: as in dot_keys(), for the group's values. */
+INLINE void code_values_tile(float *acc, const code_block *b, int i0, int g, int k0, const int as, const uint8_t *next,
+                             const bool whole, const int n_q)
 {
     vi sum[CODE_TILE][CODE_VALUES];
-    const size_t stride = (size_t)b->n_groups * SALA_KV_BLOCK;
-    const int16_t *w = b->weights + (size_t)i0 * stride + (size_t)g * SALA_KV_BLOCK;
-    const int16_t *values = b->values + ((size_t)g * SALA_KV_BLOCK * SALA_KV_GROUP + (size_t)(2 * k0 * LANES));
+    const size_t stride = (size_t)b->n_groups * SALA_KV_BLOCK * WEIGHT_BYTES;
+    const uint8_t *w = b->weights + (size_t)i0 * stride + (size_t)g * SALA_KV_BLOCK * WEIGHT_BYTES;
     UNROLL for (int i = 0; i < n_q; i++) UNROLL for (int k = 0; k < CODE_VALUES; k++) sum[i][k] = vi_zero();
-    for (int pair = 0; pair < 2 * QUARTER; pair++) {
+    for (int at = 0; at < QUARTER * WEIGHT_BYTES; at++) {
         vi v[CODE_VALUES];
-        UNROLL for (int k = 0; k < CODE_VALUES; k++) v[k] = vi_load(values + (pair * SALA_KV_GROUP + k * LANES) * 2);
+        if (BYTE_WEIGHTS && next)
+            for (int line = 0; line < (as == SALA_KV_AS_Q8_0 ? 2 : 1); line++)
+                ask_for_line(next, at * (as == SALA_KV_AS_Q8_0 ? 2 : 1) + line);
+        load_step(v, b, g, k0, at, as);
         UNROLL for (int i = 0; i < n_q; i++)
         {
-            const vi x = vi_bcast_32(w + (size_t)i * stride + 2 * pair);
+            const vi x = vi_bcast_32(w + (size_t)i * stride + 4 * at);
             UNROLL for (int k = 0; k < CODE_VALUES; k++)
             {
+#if BYTE_WEIGHTS
+                sum[i][k] = vi_dot(sum[i][k], x, v[k]);
+#else
                 sum[i][k] = vi_dot_16(sum[i][k], x, v[k]);
+#endif
                 IN_PLACE(sum[i][k]);
             }
         }
@@ -630,10 +669,10 @@ INLINE void code_merge(float *m, float *l, const code_block *b, const int32_t *n
         int i = 0;                                                                                                     \
         for (; CODE_TILE == 8 && i + 8 <= (n_q); i += 8)                                                               \
             TILE(CODE_TILE)                                                                                            \
-        for (; CODE_TILE >= 4 && i + 4 <= (n_q); i += 4)                                                               \
-            TILE((CODE_TILE >= 4 ? 4 : 1))                                                                             \
-        for (; CODE_TILE >= 3 && i + 3 <= (n_q); i += 3)                                                               \
-            TILE((CODE_TILE >= 3 ? 3 : 1))                                                                             \
+        for (; i + 4 <= (n_q); i += 4)                                                                                 \
+            TILE(4)                                                                                                    \
+        for (; i + 3 <= (n_q); i += 3)                                                                                 \
+            TILE(3)                                                                                                    \
         for (; i + 2 <= (n_q); i += 2)                                                                                 \
             TILE(2)                                                                                                    \
         for (; i < (n_q); i++)                                                                                         \
@@ -650,10 +689,10 @@ INLINE void code_merge(float *m, float *l, const code_block *b, const int32_t *n
     }
 #define VALUES(n)                                                                                                      \
     for (int k = 0; k < GV; k += CODE_VALUES)                                                                          \
-        code_values_tile(acc, b, i, g, k, as, true, n);
+        code_values_tile(acc, b, i, g, k, as, i == 0 && k == 0 ? ask : NULL, true, n);
 #define VALUES_OF_REST(n)                                                                                              \
     for (int k = 0; k < GV; k += CODE_VALUES)                                                                          \
-        code_values_tile(acc, b, i, g, k, as, false, n);
+        code_values_tile(acc, b, i, g, k, as, i == 0 && k == 0 ? ask : NULL, false, n);
 #define X(type, which)                                                                                                 \
     static __attribute__((noinline)) void code_scores_##type(const code_block *b, const float *q, int n_q,             \
                                                              const int32_t *n_visible, const uint8_t *next)            \
@@ -671,14 +710,20 @@ INLINE void code_merge(float *m, float *l, const code_block *b, const int32_t *n
         else                                                                                                           \
             code_softmax(b, n_q, n_visible, false, which);                                                             \
     }                                                                                                                  \
-    static __attribute__((noinline)) void code_values_##type(float *acc, const code_block *b, int n_q)                 \
+    static __attribute__((noinline)) void code_values_##type(float *acc, const code_block *b, int n_q,                 \
+                                                             const uint8_t *next)                                      \
     {                                                                                                                  \
         enum { as = which };                                                                                           \
-        for (int g = 0; g < b->n_groups; g++)                                                                          \
+        const int lines = which == SALA_KV_AS_Q8_0 ? 32 : 16; /* of a group's codes */                                 \
+        for (int g = 0; g < b->n_groups; g++) {                                                                        \
+            const uint8_t *ask = next ? next + (size_t)(g * lines) * 64 : NULL;                                        \
             if ((g + 1) * SALA_KV_GROUP <= b->d)                                                                       \
                 EACH_TILE(n_q, VALUES);                                                                                \
             else                                                                                                       \
                 EACH_TILE(n_q, VALUES_OF_REST);                                                                        \
+        }                                                                                                              \
+        for (int i = 0; next && i < b->n_groups * (which == SALA_KV_AS_Q8_0 ? 2 : 4); i++)                             \
+            ask_for_line((const uint8_t *)b->k.scales - b->k.codes + next, i);                                         \
     }
 X(q8, SALA_KV_AS_Q8_0)
 X(q4, SALA_KV_AS_Q4_1)
@@ -707,12 +752,14 @@ INLINE void attn_codes(float *acc, float *m, float *l, const float *q, const voi
                                                first ? v : NULL);
         if (first) {
             find_factors(&b.all, &b.v, SALA_KV_BLOCK, as);
+#if !BYTE_WEIGHTS
             widen_values(b.values, &b.v, as, next);
+#endif
         }
-        first = false;
         (q8 ? code_softmax_q8 : code_softmax_q4)(&b, n, n_visible + i);
         code_merge(m + i, l + i, &b, n_visible + i, n, as);
-        (q8 ? code_values_q8 : code_values_q4)(acc + (size_t)i * (size_t)d, &b, n);
+        (q8 ? code_values_q8 : code_values_q4)(acc + (size_t)i * (size_t)d, &b, n, BYTE_WEIGHTS && first ? next : NULL);
+        first = false;
     }
 }
 

@@ -336,7 +336,7 @@ static void prepare_q4(float *out, const float *q, int n_q, int d)
     prepare_queries(out, q, n_q, d, SALA_KV_AS_Q4_1);
 }
 
-#define X(type, as, prepare, steps)                                                                                    \
+#define X(type, as, prepare, ...)                                                                                      \
     static void attn_block_##type(float *acc, float *m, float *l, const float *q, const void *k, const void *v,        \
                                   int n_q, int d, const int32_t *n_visible, float *scratch, const void *next)          \
     {                                                                                                                  \
@@ -353,11 +353,11 @@ static void prepare_q4(float *out, const float *q, int n_q, int d)
         load_values(out, v, n, d, as);                                                                                 \
     }                                                                                                                  \
     static const sala_kv_kernels kv_##type = {attn_block_##type,  store_##type, load_keys_##type,                      \
-                                              load_values_##type, prepare,      steps};
-X(f32, SALA_KV_AS_F32, NULL, 0)
-X(f16, SALA_KV_AS_F16, NULL, 0)
-X(q8, SALA_KV_AS_Q8_0, prepare_q8, QUERY_STEPS)
-X(q4, SALA_KV_AS_Q4_1, prepare_q4, QUERY_STEPS)
+                                              load_values_##type, prepare,      __VA_ARGS__};
+X(f32, SALA_KV_AS_F32, NULL, 0, 0)
+X(f16, SALA_KV_AS_F16, NULL, 0, 0)
+X(q8, SALA_KV_AS_Q8_0, prepare_q8, QUERY_STEPS, WEIGHT_STEPS)
+X(q4, SALA_KV_AS_Q4_1, prepare_q4, QUERY_STEPS, WEIGHT_STEPS)
 #undef X
 
 static void fill_kv(sala_kernels *out)
