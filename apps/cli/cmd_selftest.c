@@ -73,18 +73,19 @@ static double linear_error(const sala_linear_kernel *k, const linear_case *c, co
     const size_t packed_bytes = k->packed_bytes ? k->packed_bytes(ROWS, COLS) : 0;
     void *packed = packed_bytes ? sala_os_pages_alloc(packed_bytes) : NULL;
     float *all = malloc(sizeof(float) * TOKENS * ROWS), *one = malloc(sizeof(float) * ROWS);
+    void *scratch = sala_os_pages_alloc(SALA_LINEAR_SCRATCH);
     double worst = INFINITY;
-    if (!act || !all || !one || (packed_bytes && !packed))
+    if (!act || !all || !one || !scratch || (packed_bytes && !packed))
         goto out;
     for (int i = 0; i < TOKENS; i++)
         k->act->prepare((char *)act + act_bytes * (size_t)i, c->x[i], COLS);
     if (packed)
         k->pack(packed, stored, ROWS, COLS, 0, ROWS);
     const void *w = packed ? packed : stored;
-    k->run(all, ROWS, w, act, act_bytes, ROWS, COLS, 0, ROWS, TOKENS);
+    k->run(all, ROWS, w, act, act_bytes, ROWS, COLS, 0, ROWS, TOKENS, scratch);
     worst = 0;
     for (int i = 0; i < TOKENS; i++) {
-        k->run(one, ROWS, w, (char *)act + act_bytes * (size_t)i, act_bytes, ROWS, COLS, 0, ROWS, 1);
+        k->run(one, ROWS, w, (char *)act + act_bytes * (size_t)i, act_bytes, ROWS, COLS, 0, ROWS, 1, scratch);
         if (memcmp(one, all + (size_t)i * ROWS, sizeof(float) * ROWS) != 0)
             worst = INFINITY;
         for (int r = 0; r < ROWS; r++) {
@@ -97,6 +98,8 @@ out:
         sala_os_pages_free(act, act_bytes * TOKENS);
     if (packed)
         sala_os_pages_free(packed, packed_bytes);
+    if (scratch)
+        sala_os_pages_free(scratch, SALA_LINEAR_SCRATCH);
     free(all);
     free(one);
     return worst;

@@ -16,7 +16,7 @@ typedef struct sala_act_block {
     float s_half[2]; /* d * sum of q[0..16), of q[16..32) */
     int32_t n8;      /* -8 * sum(q) */
     int32_t n8_half[2];
-    int32_t finer; /* in the first block of a row: how many finer blocks there are; in a finer one: whose rest it is */
+    int32_t finer; /* how many finer blocks this one and those before it have; in a finer one: whose rest it is */
 } sala_act_block;
 
 _Static_assert(sizeof(sala_act_block) == 64, "one cache line");
@@ -26,9 +26,17 @@ _Static_assert(sizeof(sala_act_block) == 64, "one cache line");
  */
 #define SALA_ACT_Q8_FINER 4.0f
 
+/* A row: n blocks, room for as many finer ones, and a bit for each block that has one, in whole cache lines. Their
+ * number is odd: neighbouring rows then fall into different sets, and many of them fit into a cache side by side. */
 static inline size_t sala_act_q8_bytes(int64_t cols)
 {
-    return (size_t)(cols + 31) / 32 * 2 * sizeof(sala_act_block); /* every block may have a finer one */
+    const size_t n = (size_t)(cols + 31) / 32;
+    return (2 * n + ((n + 511) / 512 | 1)) * sizeof(sala_act_block);
+}
+
+static inline uint8_t *sala_act_q8_finer_bits(const sala_act_block *row, int64_t n_blocks)
+{
+    return (uint8_t *)(uintptr_t)(row + 2 * n_blocks);
 }
 
 /* The sums of a block whose codes and scale are set. */
@@ -51,6 +59,8 @@ static inline __attribute__((always_inline)) void sala_act_q8_row(void *dst, con
     const int64_t n = (cols + 31) / 32;
     float squares = 0;
     float rest[32];
+    uint8_t *bits = sala_act_q8_finer_bits(row, n);
+    memset(bits, 0, (size_t)(n + 511) / 512 * sizeof *row);
     for (int64_t b = 0; b < n; b++) {
         const float *in = x + 32 * b;
         if (cols - 32 * b < 32) {
@@ -64,15 +74,17 @@ static inline __attribute__((always_inline)) void sala_act_q8_row(void *dst, con
     const float limit = SALA_ACT_Q8_FINER / (float)n * squares;
     int32_t finer = 0;
     for (int64_t b = 0; b < n; b++) {
+        row[b].finer = finer;
         if (!(row[b].d * row[b].d > limit)) /* never when some block is not a number */
             continue;
         const int64_t m = cols - 32 * b < 32 ? cols - 32 * b : 32;
         for (int64_t i = 0; i < 32; i++)
             rest[i] = i < m ? x[32 * b + i] - row[b].d * (float)row[b].q[i] : 0;
         quantise(&row[n + finer], rest);
-        row[n + finer++].finer = (int32_t)b;
+        row[n + finer].finer = (int32_t)b;
+        row[b].finer = ++finer;
+        bits[b / 8] |= (uint8_t)(1 << b % 8);
     }
-    row[0].finer = finer;
 }
 
 #endif

@@ -31,6 +31,9 @@ typedef struct sala_act_format {
     void (*prepare)(void *dst, const float *x, int64_t cols); /* one row */
 } sala_act_format;
 
+/* Working memory of a linear kernel: a good part of a second-level cache. */
+#define SALA_LINEAR_SCRATCH (256 * 1024)
+
 /* One stored type × one kernel family. */
 typedef struct sala_linear_kernel {
     const char *name; /* "q4_1_avx512vnni" */
@@ -46,9 +49,10 @@ typedef struct sala_linear_kernel {
     /* out[0..cols) = row r of the packed (or plain) matrix, as sala_dequant_row() would have given it, exactly. */
     void (*get_row)(float *out, const void *w, int64_t rows, int64_t cols, int64_t r);
     /* Rows [row0, row1) of the matrix for n_tokens prepared inputs act (stride act_stride bytes).
-     * out[t * out_stride + r]; only r in [row0, row1) is written. */
+     * out[t * out_stride + r]; only r in [row0, row1) is written. scratch: SALA_LINEAR_SCRATCH bytes, 64-byte
+     * aligned. */
     void (*run)(float *out, int64_t out_stride, const void *w, const void *act, size_t act_stride, int64_t rows,
-                int64_t cols, int64_t row0, int64_t row1, int64_t n_tokens);
+                int64_t cols, int64_t row0, int64_t row1, int64_t n_tokens, void *scratch);
     /* True when the kernel can take rows of this many columns; NULL: any multiple of the type's block. */
     bool (*accepts)(int64_t rows, int64_t cols);
 } sala_linear_kernel;

@@ -58,6 +58,7 @@ typedef struct problem {
     void *w; /* packed, or the file's bytes */
     float *x;
     uint8_t *act;
+    void *scratch;
 } problem;
 
 static void pack(problem *p)
@@ -82,6 +83,7 @@ static problem make(check *c, const sala_linear_kernel *k, int64_t rows, int64_t
     p.act_stride = k->act->row_bytes(cols);
     p.act = check_guarded_aligned(p.act_stride * (size_t)n_tokens);
     p.x = check_guarded((size_t)(cols * n_tokens) * sizeof(float));
+    p.scratch = check_guarded_aligned(SALA_LINEAR_SCRATCH);
     const float size = ldexpf(1.0f, check_below(c, 20) - 10);
     const int outliers = check_below(c, 2) ? 60 : 0; /* half of the problems: inputs with some large ones */
     for (int64_t i = 0; i < cols * n_tokens; i++) {
@@ -97,7 +99,7 @@ static problem make(check *c, const sala_linear_kernel *k, int64_t rows, int64_t
 static void run(const problem *p, float *out, int64_t row0, int64_t row1, int64_t t0, int64_t n)
 {
     p->k->run(out + t0 * p->rows, p->rows, p->w, p->act + (size_t)t0 * p->act_stride, p->act_stride, p->rows, p->cols,
-              row0, row1, n);
+              row0, row1, n, p->scratch);
 }
 
 static bool same_bits(float a, float b)
@@ -138,18 +140,19 @@ static void check_q8_prepare(check *c, const problem *p)
         }
         int32_t finer = 0;
         for (int64_t b = 0; b < n; b++) {
-            if (!(row[b].d * row[b].d > SALA_ACT_Q8_FINER / (float)n * squares))
-                continue;
-            float rest[32];
-            for (int i = 0; i < 32; i++)
-                rest[i] = x[32 * b + i] - row[b].d * (float)row[b].q[i];
-            if (row[n + finer].finer != b)
-                check_fail(c, "finer block %d is that of block %d, not %d", (int)finer, (int)row[n + finer].finer,
-                           (int)b);
-            check_q8_block(c, &row[n + finer++], rest, 32);
+            const int32_t before = finer;
+            if (row[b].d * row[b].d > SALA_ACT_Q8_FINER / (float)n * squares) {
+                float rest[32];
+                for (int i = 0; i < 32; i++)
+                    rest[i] = x[32 * b + i] - row[b].d * (float)row[b].q[i];
+                if (row[n + finer].finer != b)
+                    check_fail(c, "finer block %d is that of block %d, not %d", (int)finer, (int)row[n + finer].finer,
+                               (int)b);
+                check_q8_block(c, &row[n + finer++], rest, 32);
+            }
+            if (row[b].finer != finer || (sala_act_q8_finer_bits(row, n)[b / 8] >> b % 8 & 1) != finer - before)
+                check_fail(c, "%d finer blocks up to block %d, expected %d", (int)row[b].finer, (int)b, (int)finer);
         }
-        if (row->finer != finer)
-            check_fail(c, "%d finer blocks, expected %d", (int)row->finer, (int)finer);
     }
 }
 
@@ -177,7 +180,7 @@ static void check_values(check *c, const problem *p, const float *out)
             if (is_q8(p->k)) {
                 const sala_act_block *row = (const sala_act_block *)(p->act + (size_t)t * p->act_stride);
                 const int64_t n_blocks = p->cols / 32;
-                for (int64_t j = 0; j < n_blocks + row->finer; j++) {
+                for (int64_t j = 0; j < n_blocks + row[n_blocks - 1].finer; j++) {
                     const sala_act_block *b = &row[j];
                     const int64_t c0 = 32 * (j < n_blocks ? j : b->finer);
                     double low = (double)w[c0], high = low, sum_w = 0, sum_x = 0;
@@ -191,7 +194,7 @@ static void check_values(check *c, const problem *p, const float *out)
                     }
                     mag += 2 * (sum_w + (high - low) * sum_x);
                 }
-                bound = (double)(p->cols / 8 + row->finer * 4 + 8) * (double)FLT_EPSILON * mag;
+                bound = (double)(p->cols / 8 + row[n_blocks - 1].finer * 4 + 8) * (double)FLT_EPSILON * mag;
             } else {
                 const uint16_t *rounded = (const uint16_t *)(const void *)(p->act + (size_t)t * p->act_stride);
                 for (int64_t i = 0; i < p->cols; i++) {

@@ -209,15 +209,16 @@ static sala_status cpu_reserve(sala_backend *be, const sala_backend_limits *limi
     const size_t splits = (size_t)(limits->tokens / SALA_CPU_ATTN_SPLIT + 1);
     cpu->partial_floats = splits * 2 * (size_t)limits->n_heads * (size_t)(limits->head_dim + 2);
     const int group = limits->n_heads / limits->n_kv_heads;
-    const size_t floats[] = {sala_cpu_attn_worker_floats(group, limits->head_dim),
-                             limits->selected ? sala_cpu_sparse_worker_floats(group, limits->head_dim, limits->selected)
-                                              : 0,
-                             sala_cpu_lightning_worker_floats(limits->lightning_head_dim)};
+    const size_t floats[] = {
+        sala_cpu_attn_worker_floats(group, limits->head_dim),
+        limits->selected ? sala_cpu_sparse_worker_floats(group, limits->head_dim, limits->selected) : 0,
+        sala_cpu_lightning_worker_floats(limits->lightning_head_dim), SALA_LINEAR_SCRATCH / sizeof(float)};
     cpu->worker_floats = 0;
     for (size_t i = 0; i < SALA_ARRAY_LEN(floats); i++)
         cpu->worker_floats = floats[i] > cpu->worker_floats ? floats[i] : cpu->worker_floats;
+    cpu->worker_floats = align64(cpu->worker_floats * sizeof(float)) / sizeof(float);
     const size_t total = cpu->act_bytes + align64(cpu->partial_floats * sizeof(float)) +
-                         align64((size_t)cpu->n_workers * cpu->worker_floats * sizeof(float));
+                         (size_t)cpu->n_workers * cpu->worker_floats * sizeof(float);
     uint8_t *p = sala_os_pages_alloc(total);
     if (!p)
         return sala_fail_memory(err, total);

@@ -28,6 +28,12 @@ static inline sala_cpu *sala_cpu_of(sala_backend *be)
     return (sala_cpu *)be;
 }
 
+/* The scratch memory of a worker, 64-byte aligned. */
+static inline float *sala_cpu_worker(const sala_cpu *cpu, int worker)
+{
+    return cpu->worker + (size_t)worker * cpu->worker_floats;
+}
+
 /* Queries of one attention task: rows × heads of a group, at most this many unless one group is larger. */
 enum { SALA_CPU_ATTN_QUERIES = 64 };
 /* Keys after which partial sums are merged. Part of the definition of the result: prefill and decode split alike. */

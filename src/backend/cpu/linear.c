@@ -123,7 +123,6 @@ typedef struct linear_job {
     /* Output i owns the tasks [task0[i], task0[i + 1]), each of rows_per_task[i] rows of its matrix. */
     int task0[MAX_GROUP + 1];
     int64_t rows_per_task[MAX_GROUP];
-    int64_t tokens_per_tile;
 } linear_job;
 
 static void prepare_task(void *user, int task, int worker)
@@ -138,7 +137,6 @@ static void prepare_task(void *user, int task, int worker)
 
 static void linear_task(void *user, int task, int worker)
 {
-    (void)worker;
     const linear_job *job = user;
     int i = 0;
     while (task >= job->task0[i + 1])
@@ -147,15 +145,12 @@ static void linear_task(void *user, int task, int worker)
     const sala_weight *w = o->weight;
     const int64_t row0 = (task - job->task0[i]) * job->rows_per_task[i];
     const int64_t row1 = sala_min_i64(row0 + job->rows_per_task[i], w->rows);
-    for (int64_t t = 0; t < job->n_rows; t += job->tokens_per_tile) {
-        const int64_t n = sala_min_i64(job->tokens_per_tile, job->n_rows - t);
-        w->kernel->run(o->out + t * o->out_stride, o->out_stride, w->data, job->cpu->act + (size_t)t * job->act_stride,
-                       job->act_stride, w->rows, w->cols, row0, row1, n);
-        if (o->bias)
-            for (int64_t u = t; u < t + n; u++)
-                for (int64_t r = row0; r < row1; r++)
-                    o->out[u * o->out_stride + r] += o->bias[r];
-    }
+    w->kernel->run(o->out, o->out_stride, w->data, job->cpu->act, job->act_stride, w->rows, w->cols, row0, row1,
+                   job->n_rows, sala_cpu_worker(job->cpu, worker));
+    if (o->bias)
+        for (int64_t t = 0; t < job->n_rows; t++)
+            for (int64_t r = row0; r < row1; r++)
+                o->out[t * o->out_stride + r] += o->bias[r];
 }
 
 /* Runs those outputs, all of one activation format. */
@@ -168,16 +163,15 @@ static void run_same_format(linear_job *job)
     sala_pool_run(cpu->pool, (int)((job->n_rows + job->prepare_rows_per_task - 1) / job->prepare_rows_per_task),
                   prepare_task, job);
 
-    /* Tokens whose prepared rows fit comfortably into a core's second-level cache. */
-    job->tokens_per_tile = sala_max_i64(32, (int64_t)((384 << 10) / job->act_stride) / 16 * 16);
     for (int i = 0; i < job->n_outs; i++) {
         const sala_weight *w = job->outs[i].weight;
         const int64_t panel = w->kernel->panel_rows;
         const uint64_t row_bytes = sala_dtype_bytes(w->dtype, w->cols);
-        /* About eight tasks a thread, so that the last one is short, but none under 32 KiB of weights: handing out a
-         * task costs about as much as reading 2 KiB. */
-        int64_t rows = (w->rows + 8 * cpu->n_workers - 1) / (8 * cpu->n_workers);
-        rows = sala_max_i64(rows, (int64_t)((32 << 10) / row_bytes));
+        /* Several tasks a thread, so that the last one is short, but none under 32 KiB of weights for one token:
+         * handing out a task costs about as much as reading 2 KiB. */
+        const int64_t n_tasks = (int64_t)cpu->n_workers * (job->n_rows < 16 ? 8 : 16);
+        const int64_t least = (int64_t)((32 << 10) / row_bytes) / (job->n_rows < 16 ? job->n_rows : 16);
+        int64_t rows = sala_max_i64((w->rows + n_tasks - 1) / n_tasks, least);
         if (job->n_rows == 1)
             rows = sala_min_i64(rows, sala_max_i64(1, (w->rows + cpu->n_workers - 1) / cpu->n_workers));
         rows = (rows + panel - 1) / panel * panel;

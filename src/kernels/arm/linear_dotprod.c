@@ -6,5 +6,5 @@
 #define LINEAR_SUFFIX "_dotprod"
 #define LINEAR_NEED (SALA_CPU_NEON | SALA_CPU_DOTPROD)
 #define LINEAR_ACT sala_act_q8_neon
-#define TILE 8
+#define TILE 6
 #include "kernels/simd/panel_linear_impl.h"

@@ -10,10 +10,11 @@
 #define TILE 8
 #define HAVE_MATMUL 1
 
-/* sum[t] += codes of groups [g0, g1) times activations, for an even number of tokens and of groups. A lane of w[g] has
- * four columns of its row; lanes of two neighbouring groups side by side make eight columns of two rows. */
-static inline __attribute__((always_inline)) void dot_token_pairs(vi *sum, const vi w[8], const uint8_t *act,
-                                                                  size_t act_stride, int n_tok, int g0, int g1)
+/* sum[t * stride] += codes of groups [g0, g1) times the activations at x[t], for an even number of tokens and of
+ * groups. A lane of w[g] has four columns of its row; lanes of two neighbouring groups side by side make eight columns
+ * of two rows. */
+static inline __attribute__((always_inline)) void dot_token_pairs(vi *sum, int stride, const vi *w,
+                                                                  const uint8_t *const *x, int n_tok, int g0, int g1)
 {
     int32x4_t rows01[TILE / 2], rows23[TILE / 2]; /* (row 0, token 0), (0, 1), (1, 0), (1, 1) */
     for (int i = 0; i < n_tok / 2; i++)
@@ -22,15 +23,16 @@ static inline __attribute__((always_inline)) void dot_token_pairs(vi *sum, const
         const int8x16_t a = vreinterpretq_s8_s32(vzip1q_s32(s32_of(w[g]), s32_of(w[g + 1])));
         const int8x16_t b = vreinterpretq_s8_s32(vzip2q_s32(s32_of(w[g]), s32_of(w[g + 1])));
         for (int i = 0; i < n_tok / 2; i++) {
-            const int8_t *x = (const int8_t *)act + (size_t)(2 * i) * act_stride + 4 * g;
-            const int8x16_t pair = vcombine_s8(vld1_s8(x), vld1_s8(x + act_stride));
+            const int8x16_t pair =
+                vcombine_s8(vld1_s8((const int8_t *)x[2 * i] + 4 * g), vld1_s8((const int8_t *)x[2 * i + 1] + 4 * g));
             rows01[i] = vmmlaq_s32(rows01[i], a, pair);
             rows23[i] = vmmlaq_s32(rows23[i], b, pair);
         }
     }
     for (int i = 0; i < n_tok / 2; i++) {
-        sum[2 * i] = vi_of_s32(vaddq_s32(s32_of(sum[2 * i]), vuzp1q_s32(rows01[i], rows23[i])));
-        sum[2 * i + 1] = vi_of_s32(vaddq_s32(s32_of(sum[2 * i + 1]), vuzp2q_s32(rows01[i], rows23[i])));
+        sum[2 * i * stride] = vi_of_s32(vaddq_s32(s32_of(sum[2 * i * stride]), vuzp1q_s32(rows01[i], rows23[i])));
+        sum[(2 * i + 1) * stride] =
+            vi_of_s32(vaddq_s32(s32_of(sum[(2 * i + 1) * stride]), vuzp2q_s32(rows01[i], rows23[i])));
     }
 }
 

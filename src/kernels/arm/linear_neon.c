@@ -6,5 +6,5 @@
 #define LINEAR_SUFFIX "_neon"
 #define LINEAR_NEED (SALA_CPU_NEON)
 #define LINEAR_ACT sala_act_q8_neon
-#define TILE 8
+#define TILE 4
 #include "kernels/simd/panel_linear_impl.h"

@@ -106,9 +106,9 @@ static inline __attribute__((always_inline)) void linear_run(void (*deq)(float *
         deq_##type(out, (const uint8_t *)w + (size_t)r * (size_t)sala_dtype_bytes(SALA_##id, cols), cols);             \
     }                                                                                                                  \
     static void run_##type(float *out, int64_t out_stride, const void *w, const void *act, size_t act_stride,          \
-                           int64_t rows, int64_t cols, int64_t row0, int64_t row1, int64_t n_tokens)                   \
+                           int64_t rows, int64_t cols, int64_t row0, int64_t row1, int64_t n_tokens, void *scratch)    \
     {                                                                                                                  \
-        (void)rows;                                                                                                    \
+        (void)rows, (void)scratch;                                                                                     \
         linear_run(deq_##type, BLOCK_##id, BYTES_##id, out, out_stride, w, act, act_stride, cols, row0, row1,          \
                    n_tokens);                                                                                          \
     }                                                                                                                  \

@@ -260,9 +260,9 @@ INLINE void run_any(load_fn *load, int size, float *out, int64_t out_stride, con
         sala_dequant_row(SALA_##id, out, (const uint8_t *)w + r * cols * (size), cols);                                \
     }                                                                                                                  \
     static void run_##type(float *out, int64_t out_stride, const void *w, const void *act, size_t act_stride,          \
-                           int64_t rows, int64_t cols, int64_t row0, int64_t row1, int64_t n_tokens)                   \
+                           int64_t rows, int64_t cols, int64_t row0, int64_t row1, int64_t n_tokens, void *scratch)    \
     {                                                                                                                  \
-        (void)rows;                                                                                                    \
+        (void)rows, (void)scratch;                                                                                     \
         run_any(load_##type, size, out, out_stride, w, act, act_stride, cols, row0, row1, n_tokens);                   \
     }                                                                                                                  \
     const sala_linear_kernel LINEAR_NAME(type) = {.name = #type LINEAR_SUFFIX,                                         \

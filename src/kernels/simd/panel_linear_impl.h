@@ -16,10 +16,22 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Tokens worked on before going to the next panel: their activations stay in the second-level cache. */
-#define L2_BYTES (384 * 1024)
+/* Blocks that are unpacked together; finer blocks follow them, whatever their number of tokens. */
+#define CHUNK 16
+/* Panels and, by TILE, tokens that share every load from the first-level cache. */
+#ifndef PANELS
+#define PANELS 2
+#endif
+/* Tokens worked on at a time: their blocks of a chunk stay in the second-level cache while all panels go by. */
+#define MAX_TOKENS 512
 /* How far ahead of the weights in use the next ones are asked for, when they are used once. */
 #define PREFETCH_BYTES 2048
+
+/* Signed codes without an instruction for them need more registers a panel: one panel at a time then, of ALONE tokens.
+ */
+#define ONE_BY_ONE(max_code) (!HAVE_DOT && (max_code) == 0)
+#define ALONE 6
+#define MAX_TILE (HAVE_DOT || PANELS * TILE > ALONE ? PANELS * TILE : ALONE)
 
 enum min_kind { NO_MIN, HAS_MIN };
 
@@ -296,129 +308,332 @@ INLINE vi times_zero(vi n8, int zero)
     }
 }
 
-/* sum[t] += codes of groups [g0, g1) times activations; `max_code` bounds the codes, 0 means signed. */
-INLINE void dot_groups(vi *sum, const vi w[8], const uint8_t *act, size_t act_stride, int n_tok, int g0, int g1,
-                       int max_code)
+/* sum[t * n_panels + p] += codes w[p] of groups [g0, g1) times the activations at x[t]; `max_code` bounds the codes, 0
+ * means signed. The counts are constants where this is inlined. */
+INLINE void dot_groups(vi *sum, const vi *const *w, const uint8_t *const *x, const int n_tok, const int n_panels,
+                       int g0, int g1, int max_code)
 {
 #if HAVE_DOT
     (void)max_code;
 #if HAVE_MATMUL
     if (n_tok % 2 == 0) {
-        dot_token_pairs(sum, w, act, act_stride, n_tok, g0, g1);
+        for (int p = 0; p < n_panels; p++)
+            dot_token_pairs(sum + p, n_panels, w[p], x, n_tok, g0, g1);
         return;
     }
 #endif
     for (int g = g0; g < g1; g++)
-        for (int t = 0; t < n_tok; t++)
-            sum[t] = vi_dot(sum[t], w[g], vi_bcast_32(act + (size_t)t * act_stride + 4 * g));
+        for (int t = 0; t < n_tok; t++) {
+            const vi a = vi_bcast_32(x[t] + 4 * g);
+            for (int p = 0; p < n_panels; p++)
+                sum[t * n_panels + p] = vi_dot(sum[t * n_panels + p], w[p][g], a);
+        }
 #else
     if (max_code == 0) {
-        for (int g = g0; g < g1; g++) {
-            const vi u = vi_abs_8(w[g]);
-            for (int t = 0; t < n_tok; t++) {
-                const vi a = vi_sign_8(vi_bcast_32(act + (size_t)t * act_stride + 4 * g), w[g]);
-                sum[t] = vi_add_pairs(sum[t], vi_dot_pairs(u, a));
+        for (int p = 0; p < n_panels; p++)
+            for (int g = g0; g < g1; g++) {
+                const vi v = w[p][g], u = vi_abs_8(v);
+                for (int t = 0; t < n_tok; t++) {
+                    const vi a = vi_sign_8(vi_bcast_32(x[t] + 4 * g), v);
+                    sum[t * n_panels + p] = vi_add_pairs(sum[t * n_panels + p], vi_dot_pairs(u, a));
+                }
             }
-        }
         return;
     }
     /* A pair of products is at most 2 * 127 * max_code; this many fit into 16 bits. */
-    const int run = max_code <= 15 ? 8 : max_code <= 31 ? 4 : 2;
+    const int fit = max_code <= 15 ? 8 : max_code <= 31 ? 4 : 2, run = fit < g1 - g0 ? fit : g1 - g0;
+#pragma GCC unroll 4
     for (int g = g0; g < g1; g += run) {
-        vi s16[TILE];
-        for (int t = 0; t < n_tok; t++)
-            s16[t] = vi_dot_pairs(w[g], vi_bcast_32(act + (size_t)t * act_stride + 4 * g));
-        for (int i = g + 1; i < g + run && i < g1; i++)
+        vi s16[MAX_TILE];
+        for (int t = 0; t < n_tok; t++) {
+            const vi a = vi_bcast_32(x[t] + 4 * g);
+            for (int p = 0; p < n_panels; p++)
+                s16[t * n_panels + p] = vi_dot_pairs(w[p][g], a);
+        }
+#pragma GCC unroll 8
+        for (int i = g + 1; i < g + run; i++)
             for (int t = 0; t < n_tok; t++) {
-                s16[t] = vi_add_16(s16[t], vi_dot_pairs(w[i], vi_bcast_32(act + (size_t)t * act_stride + 4 * i)));
-                /* Integer sums may be reassociated, and gcc does: all products first, each of them spilled. */
-                __asm__("" : "+x"(s16[t]));
+                const vi a = vi_bcast_32(x[t] + 4 * i);
+                for (int p = 0; p < n_panels; p++) {
+                    const int k = t * n_panels + p;
+                    s16[k] = vi_add_16(s16[k], vi_dot_pairs(w[p][i], a));
+                    /* Integer sums may be reassociated, and gcc does: all products first, each of them spilled. */
+                    __asm__("" : "+x"(s16[k]));
+                }
             }
-        for (int t = 0; t < n_tok; t++)
-            sum[t] = vi_add_pairs(sum[t], s16[t]);
+        for (int k = 0; k < n_tok * n_panels; k++)
+            sum[k] = vi_add_pairs(sum[k], s16[k]);
     }
 #endif
 }
 
-#define ACT(t) ((const sala_act_block *)(act + (size_t)(t)*act_stride))
+/* What a type is, besides how its codes and scales are read; constants where functions are inlined. */
+typedef struct traits {
+    int zero, max_code, halves;
+    enum min_kind min_kind;
+} traits;
+
+#define ACT(t) ((const sala_act_block *)(const void *)x[t])
+
+/* Adds one block to the outputs acc[t * n_panels + p]: codes w[p], scales and minima of each panel, activations x[t].
+ */
+INLINE void add_block(vf *acc, const vi *const *w, const vf *const *scale, const vf *const *min,
+                      const uint8_t *const *x, const int n_tok, const int n_panels, const traits k)
+{
+    vf half[MAX_TILE];
+#pragma GCC unroll 2
+    for (int h = 0; h < k.halves; h++) {
+        vi sum[MAX_TILE];
+        for (int t = 0; t < n_tok; t++) {
+            const vi start = k.zero == 0
+                                 ? vi_zero()
+                                 : times_zero(vi_bcast_32(k.halves == 1 ? &ACT(t)->n8 : &ACT(t)->n8_half[h]), k.zero);
+            for (int p = 0; p < n_panels; p++)
+                sum[t * n_panels + p] = start;
+        }
+        dot_groups(sum, w, x, n_tok, n_panels, h * 4, k.halves == 1 ? 8 : h * 4 + 4, k.max_code);
+        for (int t = 0; t < n_tok; t++)
+            for (int p = 0; p < n_panels; p++) {
+                const int i = t * n_panels + p;
+                const vf f = vf_from_vi(sum[i]);
+                half[i] = h == 0 ? vf_mul(f, scale[p][0]) : vf_fma(f, scale[p][h], half[i]);
+            }
+    }
+    for (int t = 0; t < n_tok; t++) {
+        const vf d = vf_bcast(&ACT(t)->d);
+        for (int p = 0; p < n_panels; p++)
+            acc[t * n_panels + p] = vf_fma(half[t * n_panels + p], d, acc[t * n_panels + p]);
+        if (k.min_kind == HAS_MIN)
+            for (int h = 0; h < k.halves; h++) {
+                const vf s = vf_bcast(k.halves == 1 ? &ACT(t)->s : &ACT(t)->s_half[h]);
+                for (int p = 0; p < n_panels; p++)
+                    acc[t * n_panels + p] = vf_fma(min[p][h], s, acc[t * n_panels + p]);
+            }
+    }
+}
 
 typedef void codes_fn(vi w[8], const uint8_t *p, int b);
 typedef void scales_fn(vf scale[2], vf min[2], const uint8_t *p, int b);
 
-/* Adds block b of the group at p to the outputs of n_tok tokens (a constant where this is inlined). */
-INLINE void add_block(codes_fn *codes, scales_fn *scales, int zero, int max_code, int halves, enum min_kind min_kind,
-                      vf *acc, const uint8_t *p, int b, const uint8_t *act, size_t act_stride, const int n_tok)
+/* ---- one token: weights go through registers only ---- */
+
+/* Block b of the group at p for one token. */
+INLINE vf add_packed_block(codes_fn *codes, scales_fn *scales, const traits k, vf acc, const uint8_t *p, int b,
+                           const sala_act_block *x)
 {
     vi w[8];
     vf scale[2], min[2];
     codes(w, p, b);
     scales(scale, min, p, b);
-    for (int h = 0; h < halves; h++) {
-        vi sum[TILE];
-        for (int t = 0; t < n_tok; t++)
-            sum[t] =
-                zero == 0 ? vi_zero() : times_zero(vi_bcast_32(halves == 1 ? &ACT(t)->n8 : &ACT(t)->n8_half[h]), zero);
-        dot_groups(sum, w, act, act_stride, n_tok, h * 4, halves == 1 ? 8 : h * 4 + 4, max_code);
-        for (int t = 0; t < n_tok; t++) {
-            acc[t] = vf_fma(vf_mul(vf_from_vi(sum[t]), scale[h]), vf_bcast(&ACT(t)->d), acc[t]);
-            if (min_kind == HAS_MIN)
-                acc[t] = vf_fma(min[h], vf_bcast(halves == 1 ? &ACT(t)->s : &ACT(t)->s_half[h]), acc[t]);
-        }
-    }
+    add_block(&acc, (const vi *const[]){w}, (const vf *const[]){scale}, (const vf *const[]){min},
+              (const uint8_t *const[]){(const uint8_t *)x}, 1, 1, k);
+    return acc;
 }
 
-/* One panel, n_tok tokens. */
-INLINE void panel_tile(codes_fn *codes, scales_fn *scales, int blocks, int group_bytes, int zero, int max_code,
-                       int halves, enum min_kind min_kind, float *out, int64_t out_stride, const uint8_t *p,
-                       const uint8_t *act, size_t act_stride, int64_t cols, int n_rows, const int n_tok)
+/* One panel, one token. */
+INLINE void panel_times_vector(codes_fn *codes, scales_fn *scales, int blocks, int group_bytes, const traits k,
+                               float *out, const uint8_t *p, const sala_act_block *x, int64_t n_blocks, int n_rows)
 {
-    vf acc[TILE];
-    for (int t = 0; t < n_tok; t++)
-        acc[t] = vf_zero();
-    const int64_t n_groups = cols / (32 * blocks);
-    for (int64_t i = 0; i < n_groups; i++, p += group_bytes, act += (size_t)blocks * sizeof(sala_act_block)) {
-        if (n_tok == 1) {
+    vf acc = vf_zero();
+    const sala_act_block *finer = x + n_blocks;
+    for (int64_t b0 = 0; b0 < n_blocks; b0 += CHUNK) {
+        const uint8_t *first = p;
+        const int64_t b1 = b0 + CHUNK < n_blocks ? b0 + CHUNK : n_blocks;
+        for (int64_t b = b0; b < b1; b += blocks, p += group_bytes) {
             for (int at = 0; at < group_bytes; at += 64)
                 __builtin_prefetch(p + PREFETCH_BYTES + at);
                 /* Unrolled, the shifts that find a block's codes and scales are constants. */
 #pragma GCC unroll 8
-            for (int b = 0; b < blocks; b++)
-                add_block(codes, scales, zero, max_code, halves, min_kind, acc, p, b,
-                          act + (size_t)b * sizeof(sala_act_block), act_stride, 1);
-        } else {
-#pragma GCC unroll 1
-            for (int b = 0; b < blocks; b++)
-                add_block(codes, scales, zero, max_code, halves, min_kind, acc, p, b,
-                          act + (size_t)b * sizeof(sala_act_block), act_stride, n_tok);
+            for (int i = 0; i < blocks; i++)
+                acc = add_packed_block(codes, scales, k, acc, p, i, x + b + i);
         }
-    }
-    for (int t = 0; t < n_tok; t++)
-        vf_store(out + t * out_stride, acc[t], n_rows);
-}
-
-/* Adds the finer blocks of one token. They are few: the weights are unpacked for each. */
-INLINE void panel_finer(codes_fn *codes, scales_fn *scales, int blocks, int group_bytes, int zero, int max_code,
-                        int halves, enum min_kind min_kind, float *out, const uint8_t *p, const sala_act_block *row,
-                        int64_t cols, int n_rows)
-{
-    vf acc = vf_load_n(out, n_rows);
-    const sala_act_block *x = row + cols / 32;
-    for (int32_t k = 0; k < row->finer; k++, x++) {
-        const uint8_t *group = p + (int64_t)(x->finer / blocks) * group_bytes;
-        const int b = x->finer % blocks;
-        vi w[8];
-        vf scale[2], min[2];
-        codes(w, group, b);
-        scales(scale, min, group, b);
-        for (int h = 0; h < halves; h++) {
-            vi sum = zero == 0 ? vi_zero() : times_zero(vi_bcast_32(halves == 1 ? &x->n8 : &x->n8_half[h]), zero);
-            dot_groups(&sum, w, (const uint8_t *)x, 0, 1, h * 4, halves == 1 ? 8 : h * 4 + 4, max_code);
-            acc = vf_fma(vf_mul(vf_from_vi(sum), scale[h]), vf_bcast(&x->d), acc);
-            if (min_kind == HAS_MIN)
-                acc = vf_fma(min[h], vf_bcast(halves == 1 ? &x->s : &x->s_half[h]), acc);
+        /* They are few: the weights are unpacked again for each. */
+        for (const sala_act_block *end = x + n_blocks + x[b1 - 1].finer; finer < end; finer++) {
+            const int64_t i = finer->finer - b0;
+            acc = add_packed_block(codes, scales, k, acc, first + i / blocks * group_bytes, (int)(i % blocks), finer);
         }
     }
     vf_store(out, acc, n_rows);
+}
+
+/* ---- many tokens: a chunk of columns of PANELS panels is unpacked once and stays in the first-level cache ---- */
+
+typedef struct chunk {
+    vi w[CHUNK][PANELS][8];
+    vf scale[CHUNK][PANELS][2], min[CHUNK][PANELS][2];
+} chunk;
+
+INLINE void unpack_chunk(codes_fn *codes, scales_fn *scales, int blocks, int group_bytes, chunk *c, int panel,
+                         const uint8_t *p, int n_blocks)
+{
+    for (int b = 0; b < n_blocks; b += blocks, p += group_bytes) {
+#pragma GCC unroll 8
+        for (int i = 0; i < blocks; i++) {
+            codes(c->w[b + i][panel], p, i);
+            scales(c->scale[b + i][panel], c->min[b + i][panel], p, i);
+        }
+    }
+}
+
+/* Adds blocks [b0, b0 + n_blocks) of n_panels panels of the chunk to acc[t], PANELS * LANES floats each; x[t] is the
+ * first of the token's blocks. */
+INLINE void chunk_tile(const chunk *c, int p0, const int n_panels, int b0, int n_blocks, const traits k,
+                       float *const *acc, const sala_act_block *const *x, const int n_tok)
+{
+    vf a[MAX_TILE];
+    for (int t = 0; t < n_tok; t++)
+        for (int p = 0; p < n_panels; p++)
+            a[t * n_panels + p] = vf_load(acc[t] + (p0 + p) * LANES);
+#pragma GCC unroll 1
+    for (int b = 0; b < n_blocks; b++) {
+        const vi *w[PANELS];
+        const vf *scale[PANELS], *min[PANELS];
+        const uint8_t *in[MAX_TILE];
+        for (int p = 0; p < n_panels; p++) {
+            w[p] = c->w[b0 + b][p0 + p];
+            scale[p] = c->scale[b0 + b][p0 + p];
+            min[p] = c->min[b0 + b][p0 + p];
+        }
+        for (int t = 0; t < n_tok; t++)
+            in[t] = (const uint8_t *)(x[t] + b);
+        add_block(a, w, scale, min, in, n_tok, n_panels, k);
+    }
+    for (int t = 0; t < n_tok; t++)
+        for (int p = 0; p < n_panels; p++)
+            vf_store(acc[t] + (p0 + p) * LANES, a[t * n_panels + p], LANES);
+}
+
+/* The tokens of a call, as long as they fit the scratch memory. */
+typedef struct batch {
+    const uint8_t *act;
+    size_t act_stride;
+    int64_t n_blocks; /* of a token, without the finer ones */
+    int n_tokens;
+    int n_finer[CHUNK]; /* of each block of the chunk, the tokens that have a finer one: */
+    int16_t finer[CHUNK][MAX_TOKENS];
+} batch;
+
+INLINE const sala_act_block *token_row(const batch *x, int t)
+{
+    return (const sala_act_block *)(const void *)(x->act + (size_t)t * x->act_stride);
+}
+
+static void find_finer(batch *x, int64_t b0)
+{
+    _Static_assert(CHUNK == 16, "the bits of a chunk");
+    memset(x->n_finer, 0, sizeof x->n_finer);
+    for (int t = 0; t < x->n_tokens; t++) {
+        const uint8_t *bits = sala_act_q8_finer_bits(token_row(x, t), x->n_blocks) + b0 / 8;
+        for (unsigned m = bits[0] | (unsigned)bits[1] << 8; m; m &= m - 1) {
+            const int b = __builtin_ctz(m);
+            x->finer[b][x->n_finer[b]++] = (int16_t)t;
+        }
+    }
+}
+
+/* As chunk_tile() for n tokens. A tile is filled up with the first of them: its sums then go nowhere. */
+INLINE void chunk_tokens(const chunk *c, int p0, const int n_panels, int b0, int n_blocks, const traits k, float **acc,
+                         const sala_act_block **x, int n)
+{
+    const int tile = n_panels == 1 ? ALONE : TILE;
+    float nowhere[PANELS * LANES];
+    for (int t = n; t < tile; t++) {
+        memcpy(nowhere, acc[0], sizeof nowhere);
+        acc[t] = nowhere;
+        x[t] = x[0];
+    }
+    if (n > tile / 2)
+        chunk_tile(c, p0, n_panels, b0, n_blocks, k, acc, x, tile);
+    else
+        chunk_tile(c, p0, n_panels, b0, n_blocks, k, acc, x, tile / 2);
+}
+
+/* Adds panels [p0, p0 + n_panels) of the chunk, blocks [b0, b0 + n_blocks) of the rows, to all tokens' sums, and then
+ * the finer blocks. */
+INLINE void panels_times_batch(const chunk *c, int p0, const int n_panels, const batch *x, int64_t b0, int n_blocks,
+                               const traits k, float *acc)
+{
+    const int tile = n_panels == 1 ? ALONE : TILE;
+    const sala_act_block *in[MAX_TILE];
+    float *out[MAX_TILE];
+    /* Block -1 stands for all of them. */
+    for (int b = -1; b < n_blocks; b++) {
+        const int n_tokens = b < 0 ? x->n_tokens : x->n_finer[b];
+        for (int first = 0; first < n_tokens; first += tile) {
+            const int n = n_tokens - first < tile ? n_tokens - first : tile;
+            for (int i = 0; i < n; i++) {
+                const int t = b < 0 ? first + i : x->finer[b][first + i];
+                const sala_act_block *row = token_row(x, t);
+                in[i] = b < 0 ? row + b0 : row + x->n_blocks + row[b0 + b].finer - 1;
+                out[i] = acc + t * (PANELS * LANES);
+            }
+            chunk_tokens(c, p0, n_panels, b < 0 ? 0 : b, b < 0 ? n_blocks : 1, k, out, in, n);
+        }
+    }
+}
+
+/* Rows [row0, row1) of the matrix for the batch; acc has room for n_rows * n_tokens sums. */
+INLINE void rows_times_batch(codes_fn *codes, scales_fn *scales, int blocks, int group_bytes, const traits k,
+                             float *out, int64_t out_stride, const uint8_t *w, size_t panel_bytes, batch *x, float *acc,
+                             int64_t row0, int64_t row1)
+{
+    enum { ROWS = PANELS * LANES };
+    const int64_t n_pairs = (row1 - row0 + ROWS - 1) / ROWS;
+    const size_t pair_floats = (size_t)x->n_tokens * ROWS;
+    memset(acc, 0, (size_t)n_pairs * pair_floats * sizeof(float));
+    chunk c;
+    for (int64_t b0 = 0; b0 < x->n_blocks; b0 += CHUNK) {
+        const int n_blocks = x->n_blocks - b0 < CHUNK ? (int)(x->n_blocks - b0) : CHUNK;
+        const uint8_t *first = w + b0 / blocks * group_bytes;
+        find_finer(x, b0);
+        for (int64_t i = 0; i < n_pairs; i++) {
+            for (int p = 0; p < PANELS; p++) {
+                const int64_t r = row0 + i * ROWS + p * LANES;
+                if (r < row1)
+                    unpack_chunk(codes, scales, blocks, group_bytes, &c, p, first + (size_t)(r / LANES) * panel_bytes,
+                                 n_blocks);
+                else /* whatever the first panel has: finite, and nobody reads its sums */
+                    unpack_chunk(codes, scales, blocks, group_bytes, &c, p,
+                                 first + (size_t)((r - LANES) / LANES) * panel_bytes, n_blocks);
+            }
+            float *sums = acc + (size_t)i * pair_floats;
+            if (ONE_BY_ONE(k.max_code))
+                for (int p = 0; p < PANELS; p++)
+                    panels_times_batch(&c, p, 1, x, b0, n_blocks, k, sums);
+            else
+                panels_times_batch(&c, 0, PANELS, x, b0, n_blocks, k, sums);
+        }
+    }
+    for (int t = 0; t < x->n_tokens; t++)
+        for (int64_t r = row0; r < row1; r += LANES)
+            vf_store(out + t * out_stride + r,
+                     vf_load(acc + (size_t)((r - row0) / ROWS) * pair_floats + t * ROWS + (r - row0) % ROWS),
+                     row1 - r < LANES ? (int)(row1 - r) : LANES);
+}
+
+INLINE void run_any(codes_fn *codes, scales_fn *scales, int blocks, int group_bytes, const traits k, float *out,
+                    int64_t out_stride, const uint8_t *w, const uint8_t *act, size_t act_stride, int64_t cols,
+                    int64_t row0, int64_t row1, int64_t n_tokens, void *scratch)
+{
+    const int64_t n_blocks = cols / 32;
+    const size_t panel_bytes = (size_t)(n_blocks / blocks) * (size_t)group_bytes;
+    if (n_tokens == 1) {
+        for (int64_t r = row0; r < row1; r += LANES)
+            panel_times_vector(codes, scales, blocks, group_bytes, k, out + r, w + (size_t)(r / LANES) * panel_bytes,
+                               (const sala_act_block *)(const void *)act, n_blocks,
+                               row1 - r < LANES ? (int)(row1 - r) : LANES);
+        return;
+    }
+    batch x = {.act_stride = act_stride, .n_blocks = n_blocks};
+    for (int64_t t = 0; t < n_tokens; t += MAX_TOKENS) {
+        x.act = act + (size_t)t * act_stride;
+        x.n_tokens = n_tokens - t < MAX_TOKENS ? (int)(n_tokens - t) : MAX_TOKENS;
+        const int64_t rows =
+            SALA_LINEAR_SCRATCH / (x.n_tokens * (int)sizeof(float)) / (PANELS * LANES) * (PANELS * LANES);
+        for (int64_t r = row0; r < row1; r += rows)
+            rows_times_batch(codes, scales, blocks, group_bytes, k, out + t * out_stride, out_stride, w, panel_bytes,
+                             &x, scratch, r, r + rows < row1 ? r + rows : row1);
+    }
 }
 
 /*   type    SALA_ type  blocks  zero  largest code  halves  minimum  scales */
@@ -459,53 +674,21 @@ enum {
         sala_panel_get_row(&sala_panel_##type, SALA_##id, LANES, out, w, cols, r);                                     \
     }                                                                                                                  \
     static void run_##type(float *out, int64_t out_stride, const void *w, const void *act, size_t act_stride,          \
-                           int64_t rows, int64_t cols, int64_t row0, int64_t row1, int64_t n_tokens)                   \
+                           int64_t rows, int64_t cols, int64_t row0, int64_t row1, int64_t n_tokens, void *scratch)    \
     {                                                                                                                  \
         (void)rows;                                                                                                    \
-        const size_t panel_bytes = (size_t)(cols / (32 * (blocks))) * LANES * BYTES_##id;                              \
-        const int64_t batch = tokens_at_once(act_stride);                                                              \
-        for (int64_t t0 = 0; t0 < n_tokens; t0 += batch) {                                                             \
-            const int64_t t1 = t0 + batch < n_tokens ? t0 + batch : n_tokens;                                          \
-            for (int64_t r = row0; r < row1; r += LANES) {                                                             \
-                const uint8_t *p = (const uint8_t *)w + (size_t)(r / LANES) * panel_bytes;                             \
-                const int n_rows = row1 - r < LANES ? (int)(row1 - r) : LANES;                                         \
-                int64_t t = t0;                                                                                        \
-                STEPS(codes_##type, scales, blocks, LANES *BYTES_##id, zero, max_code, halves, min_kind)               \
-                for (t = t0; t < t1; t++) {                                                                            \
-                    const sala_act_block *x = (const sala_act_block *)((const uint8_t *)act + (size_t)t * act_stride); \
-                    if (x->finer)                                                                                      \
-                        panel_finer(codes_##type, scales, blocks, LANES *BYTES_##id, zero, max_code, halves, min_kind, \
-                                    out + t * out_stride + r, p, x, cols, n_rows);                                     \
-                }                                                                                                      \
-            }                                                                                                          \
-        }                                                                                                              \
+        run_any(codes_##type, scales, blocks, LANES *BYTES_##id, (traits){zero, max_code, halves, min_kind}, out,      \
+                out_stride, w, act, act_stride, cols, row0, row1, n_tokens, scratch);                                  \
     }                                                                                                                  \
     const sala_linear_kernel LINEAR_NAME(type) = {.name = #type LINEAR_SUFFIX,                                         \
                                                   .dtype = SALA_##id,                                                  \
                                                   .need = LINEAR_NEED,                                                 \
-                                                  .panel_rows = LANES,                                                 \
+                                                  .panel_rows = PANELS * LANES,                                        \
                                                   .act = &LINEAR_ACT,                                                  \
                                                   .packed_bytes = packed_bytes_##type,                                 \
                                                   .pack = pack_##type,                                                 \
                                                   .get_row = get_row_##type,                                           \
                                                   .run = run_##type};
-
-#define STEP(n, ...)                                                                                                   \
-    for (; t + (n) <= t1; t += (n))                                                                                    \
-        panel_tile(__VA_ARGS__, out + t * out_stride + r, out_stride, p,                                               \
-                   (const uint8_t *)act + (size_t)t * act_stride, act_stride, cols, n_rows, n);
-#define STEPS(...)                                                                                                     \
-    STEP(TILE, __VA_ARGS__)                                                                                            \
-    if (TILE > 4)                                                                                                      \
-        STEP(4, __VA_ARGS__)                                                                                           \
-    STEP(2, __VA_ARGS__)                                                                                               \
-    STEP(1, __VA_ARGS__)
-
-static inline int64_t tokens_at_once(size_t act_stride)
-{
-    const int64_t n = (int64_t)(L2_BYTES / (act_stride / 2)) / TILE * TILE;
-    return n < TILE ? TILE : n;
-}
 
 TYPES(X)
 #undef X

@@ -6,5 +6,5 @@
 #define LINEAR_SUFFIX "_avx512vnni"
 #define LINEAR_NEED (SALA_CPU_AVX512 | SALA_CPU_AVX512_VNNI)
 #define LINEAR_ACT sala_act_q8_avx2
-#define TILE 8
+#define TILE 6
 #include "kernels/simd/panel_linear_impl.h"

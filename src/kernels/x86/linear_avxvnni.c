@@ -6,5 +6,5 @@
 #define LINEAR_SUFFIX "_avxvnni"
 #define LINEAR_NEED (SALA_CPU_AVX2 | SALA_CPU_AVX_VNNI)
 #define LINEAR_ACT sala_act_q8_avx2
-#define TILE 6
+#define TILE 5
 #include "kernels/simd/panel_linear_impl.h"
