@@ -22,8 +22,13 @@
  *
  * How a group x is quantised; every operation is rounded to f32 unless it says f16, nearest even:
  *   Q8_0       scale = f16(max |x| / 127), integer = round(x / scale), at most 127 either way
- *   Q4_1       minimum = f16(min x), scale = f16(max(0, max x - minimum) / 15),
- *              integer = round((x - minimum) / scale), kept in 0..15
+ *   Q4_1       a line x = minimum + scale * integer through the smallest and the largest of the n components,
+ *              minimum = min x, scale = (max x - minimum) / 15; three times fitted to the components, by least squares:
+ *                integer = round((x - minimum) / scale), kept in 0..15; c, q, X, P = the sums of the integers, of their
+ *                squares, of x, of x * integer; unless n q = c c
+ *                scale = (n P - c X) / (n q - c c), minimum = (X - scale * c) / n
+ *              then minimum = f16(minimum), scale = f16(max(0, scale)), integers as before. Sums run over 32 places,
+ *              0 where there is no component: places i and i + 16 are added, then i and i + 8, and so on.
  * Before that, keys of Q4_1 are turned: of each group the first n components, n the largest power of two that fits,
  * become H x / sqrt(n), H the Hadamard matrix. Keys of real models have a few components that are large in every token;
  * turned, they are shared out evenly, and 16 steps are enough for what remains. Queries are turned alike, so that
@@ -42,6 +47,7 @@
 
 #define SALA_KV_BLOCK 64 /* tokens in a block; blocks start at absolute positions that are multiples of it */
 #define SALA_KV_GROUP 32 /* components that share a scale */
+#define SALA_KV_FITS 3   /* steps of least squares */
 
 static inline bool sala_kv_dtype_ok(sala_dtype t)
 {

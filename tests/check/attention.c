@@ -120,7 +120,7 @@ static double weights_off(const problem *p, int i, int e, const double *score, d
             const double by = check_scale(p->dtype, head, p->d, j, e, &code);
             most = fmax(most, score[b * SALA_KV_BLOCK + j]);
             scale = fmax(scale, by);
-            codes += fabs(code);
+            codes += p->dtype == SALA_Q4_1 ? fmax(code, 8 - code) : fabs(code); /* from 0 or from the middle */
         }
         if (p->visible[b][i] > 0)
             off += exp(most - top) * scale / (2 * steps) * codes;

@@ -87,6 +87,34 @@ void check_cache_set(sala_dtype t, void *head, bool is_key, int d, int token, in
 
 /* ---- storing ---- */
 
+static float sum_by_halves(const float *x, int n, int from, int step)
+{
+    if (step == SALA_KV_GROUP)
+        return from < n ? x[from] : 0;
+    return sum_by_halves(x, n, from, 2 * step) + sum_by_halves(x, n, from + step, 2 * step);
+}
+
+/* One step of least squares: the best line for the codes that the line gives. */
+static void expect_fit(float *min, float *scale, const float *x, int n)
+{
+    float product[SALA_KV_GROUP];
+    int codes = 0, squares = 0;
+    for (int i = 0; i < n; i++) {
+        const float code = *scale > 0 ? fminf(15, fmaxf(0, nearbyintf((x[i] - *min) / *scale))) : 0;
+        codes += (int)code;
+        squares += (int)(code * code);
+        product[i] = x[i] * code;
+    }
+    const int spread = n * squares - codes * codes;
+    if (spread <= 0)
+        return;
+    const float sum = sum_by_halves(x, n, 0, 1), of_codes = (float)codes * sum;
+    const float all = (float)n * sum_by_halves(product, n, 0, 1);
+    *scale = (all - of_codes) / (float)spread;
+    const float part = *scale * (float)codes;
+    *min = (sum - part) / (float)n;
+}
+
 /* The group of a token as the definition has it: bit for bit what must be stored, given back as numbers. */
 static void expect_group(sala_dtype t, bool is_key, float *out, const float *from, int n)
 {
@@ -108,8 +136,11 @@ static void expect_group(sala_dtype t, bool is_key, float *out, const float *fro
         return;
     }
     const bool q8 = t == SALA_Q8_0;
-    const float min = q8 ? 0 : sala_f16_to_f32(sala_f32_to_f16(low));
-    const float scale = sala_f16_to_f32(sala_f32_to_f16(q8 ? top / 127 : high > min ? (high - min) / 15 : 0));
+    float min = q8 ? 0 : low, scale = q8 ? top / 127 : (high - low) / 15;
+    for (int i = 0; !q8 && i < SALA_KV_FITS; i++)
+        expect_fit(&min, &scale, x, n);
+    min = sala_f16_to_f32(sala_f32_to_f16(min));
+    scale = sala_f16_to_f32(sala_f32_to_f16(scale < 0 ? 0 : scale));
     for (int i = 0; i < n; i++) {
         const float most = q8 ? 127 : 15, least = q8 ? -127 : 0;
         float code = scale > 0 ? nearbyintf((x[i] - min) / scale) : 0;

@@ -41,6 +41,40 @@ static uint16_t quantise_q8(int8_t *codes, const float *x, int n)
     return half;
 }
 
+/* Of 32 numbers, halves first: x[i] + x[i + 16], then + 8 and so on. Destroys them. */
+static float sum_of_halves(float *x)
+{
+    for (int h = SALA_KV_GROUP / 2; h > 0; h /= 2)
+        for (int i = 0; i < h; i++)
+            x[i] += x[i + h];
+    return x[0];
+}
+
+static float code_q4(float x, float min, float scale)
+{
+    const float c = scale > 0 ? (x - min) / scale : 0.0f;
+    return round_even(c < 0.0f ? 0.0f : c > 15.0f ? 15.0f : c);
+}
+
+/* The line min + scale * code that is nearest to x for the codes that it has with the line as it was. */
+static void fit_q4(float *min, float *scale, const float *x, int n)
+{
+    float plain[SALA_KV_GROUP] = {0}, product[SALA_KV_GROUP] = {0}, codes = 0, squares = 0;
+    for (int i = 0; i < n; i++) {
+        const float c = code_q4(x[i], *min, *scale);
+        codes += c;
+        squares += c * c;
+        plain[i] = x[i];
+        product[i] = x[i] * c;
+    }
+    const float spread = (float)n * squares - codes * codes;
+    if (!(spread > 0))
+        return;
+    const float sum = sum_of_halves(plain);
+    *scale = ((float)n * sum_of_halves(product) - codes * sum) / spread;
+    *min = (sum - *scale * codes) / (float)n;
+}
+
 static uint16_t quantise_q4(uint8_t *codes, const float *x, int n, uint16_t *minimum)
 {
     float low = x[0], high = x[0];
@@ -50,22 +84,20 @@ static uint16_t quantise_q4(uint8_t *codes, const float *x, int n, uint16_t *min
         low = x[i] < low ? x[i] : low;
         high = x[i] > high ? x[i] : high;
     }
+    float scale = (high - low) / 15.0f;
+    for (int i = 0; i < SALA_KV_FITS; i++)
+        fit_q4(&low, &scale, x, n);
     *minimum = sala_f32_to_f16(low + 0.0f); /* of two zeros the positive one */
-    const float min = sala_f16_to_f32(*minimum), range = high - min;
-    const uint16_t half = sala_f32_to_f16((range > 0 ? range : 0) / 15.0f);
-    const float scale = sala_f16_to_f32(half);
+    const uint16_t half = sala_f32_to_f16(scale > 0 ? scale : 0.0f);
+    low = sala_f16_to_f32(*minimum);
+    scale = sala_f16_to_f32(half);
     memset(codes, 0, (size_t)n);
-    if (!finite || !is_finite(min) || !is_finite(scale)) {
+    if (!finite || !is_finite(low) || !is_finite(scale)) {
         *minimum = NOT_A_NUMBER_F16;
         return NOT_A_NUMBER_F16;
     }
-    if (scale > 0) {
-        for (int i = 0; i < n; i++) {
-            float c = (x[i] - min) / scale;
-            c = c < 0.0f ? 0.0f : c > 15.0f ? 15.0f : c;
-            codes[i] = (uint8_t)round_even(c);
-        }
-    }
+    for (int i = 0; i < n; i++)
+        codes[i] = (uint8_t)code_q4(x[i], low, scale);
     return half;
 }
 

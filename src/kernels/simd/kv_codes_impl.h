@@ -37,6 +37,9 @@
 #define CODE_KEYS 2
 #define CODE_VALUES 2
 #endif
+/* Codes of Q4_1 count from the middle where weights have few steps, and so do the minima that go with them: what
+ * rounding takes from a weight is then lost on half of the range at most. */
+#define Q4_MIDDLE 8
 #define WEIGHT_BYTES (BYTE_WEIGHTS ? 1 : 2)
 #define UNROLL _Pragma("GCC unroll 8")
 #if LANES == 4
@@ -267,7 +270,8 @@ INLINE void widen_values(int16_t *out, const quantised *z, const int as, const u
 /* ---- attention ---- */
 
 /* What turns weights into integers, for a query that sees n tokens: per group the largest scale / 32767, and every
- * token's scale divided by that; minima as floats. Of tokens that it does not see all is 0. */
+ * token's scale divided by that; minima as floats, or what stands for the middle code. Of tokens that it does not see
+ * all is 0. */
 typedef struct value_factors {
     float *unit;            /* [groups] */
     float *factor, *minima; /* [groups][64] */
@@ -447,8 +451,10 @@ INLINE void find_factors(const value_factors *to, const quantised *z, int n, con
             bad |= vf_not_finite(scale);
             top = vf_max(top, scale);
             vf_store(f + j, scale, LANES);
-            if (as == SALA_KV_AS_Q4_1)
-                vf_store(to->minima + at, vf_first(vf_load_half(z->minima + at), seen, vf_zero()), LANES);
+            if (as == SALA_KV_AS_Q4_1) {
+                const vf min = vf_first(vf_load_half(z->minima + at), seen, vf_zero());
+                vf_store(to->minima + at, BYTE_WEIGHTS ? vf_fma(scale, vf_set1(Q4_MIDDLE), min) : min, LANES);
+            }
         }
         const float most = vf_hmax(top);
         const vf by = vf_set1(most > 0 && !bad ? (float)WEIGHT_STEPS / most : 0);
@@ -575,9 +581,10 @@ INLINE void load_step(vi *v, const code_block *b, int g, int k0, int at, const i
         if (as == SALA_KV_AS_Q8_0)
             v[i] = vi_load(codes + k * LANES * 4);
         else if (k < GV / 2)
-            v[i] = vi_and(vi_load(codes + k * LANES * 4), vi_set1_8(15));
+            v[i] = vi_add_8(vi_and(vi_load(codes + k * LANES * 4), vi_set1_8(15)), vi_set1_8(-Q4_MIDDLE));
         else
-            v[i] = vi_and(vi_srl_16(vi_load(codes + (k - GV / 2) * LANES * 4), 4), vi_set1_8(15));
+            v[i] = vi_add_8(vi_and(vi_srl_16(vi_load(codes + (k - GV / 2) * LANES * 4), 4), vi_set1_8(15)),
+                            vi_set1_8(-Q4_MIDDLE));
     }
 #else
     (void)as;

@@ -38,21 +38,67 @@ static uint16_t quantise_q8(int8_t *codes, const float *x, int n)
     return half;
 }
 
+#define GROUP_REGISTERS (SALA_KV_GROUP / LANES)
+
+/* Halves first: x[i] + x[i + 16] of 32 numbers, then + 8 and so on. */
+INLINE float sum_of_halves(const vf *x)
+{
+    vf r[GROUP_REGISTERS];
+    for (int k = 0; k < GROUP_REGISTERS; k++)
+        r[k] = x[k];
+    for (int h = GROUP_REGISTERS / 2; h > 0; h /= 2)
+        for (int k = 0; k < h; k++)
+            r[k] = vf_add(r[k], r[k + h]);
+    if (LANES > 4)
+        return vf_hsum(r[0]);
+    float lane[LANES];
+    vf_store(lane, r[0], LANES);
+    return (lane[0] + lane[2]) + (lane[1] + lane[3]);
+}
+
+INLINE vf code_q4(vf x, vf min, vf scale)
+{
+    return vf_round(vf_min(vf_set1(15.0f), vf_max(vf_zero(), vf_div(vf_sub(x, min), scale))));
+}
+
+/* The line min + scale * code that is nearest to the n numbers of x for the codes that it has with the line as it was;
+ * the scale is above 0. */
+INLINE void fit_q4(float *min, float *scale, const vf *x, float sum, int n)
+{
+    const vf m = vf_set1(*min), by = vf_set1(*scale);
+    vf c[GROUP_REGISTERS], square[GROUP_REGISTERS], product[GROUP_REGISTERS];
+    for (int k = 0; k < GROUP_REGISTERS; k++) {
+        const int left = n - k * LANES, there = left < 0 ? 0 : left < LANES ? left : LANES;
+        c[k] = vf_first(code_q4(x[k], m, by), there, vf_zero());
+        square[k] = vf_mul(c[k], c[k]);
+        product[k] = vf_mul(x[k], c[k]);
+    }
+    const float codes = sum_of_halves(c), spread = (float)n * sum_of_halves(square) - codes * codes;
+    if (!(spread > 0))
+        return;
+    *scale = ((float)n * sum_of_halves(product) - codes * sum) / spread;
+    *min = (sum - *scale * codes) / (float)n;
+}
+
 static uint16_t quantise_q4(uint8_t *codes, const float *x, int n, uint16_t *minimum)
 {
     const vf first = vf_set1(x[0]);
-    vf low = vf_neg(first), high = first; /* low: negated */
+    vf v[GROUP_REGISTERS], low = vf_neg(first), high = first; /* low: negated */
     uint32_t bad = 0;
-    EACH_VECTOR(n)
-    {
-        const vf v = vf_first(vf_load_n(x + i, (int)m), (int)m, first);
-        bad |= vf_not_finite(v);
-        low = vf_max(low, vf_neg(v));
-        high = vf_max(high, v);
+    for (int k = 0; k < GROUP_REGISTERS; k++) {
+        const int left = n - k * LANES, there = left < 0 ? 0 : left < LANES ? left : LANES;
+        v[k] = there == LANES ? vf_load(x + k * LANES) : vf_load_n(x + k * LANES, there);
+        const vf seen = vf_first(v[k], there, first);
+        bad |= vf_not_finite(seen);
+        low = vf_max(low, vf_neg(seen));
+        high = vf_max(high, seen);
     }
-    *minimum = sala_f32_to_f16(-vf_hmax(low) + 0.0f); /* of two zeros the positive one */
-    const float min = sala_f16_to_f32(*minimum), range = vf_hmax(high) - min;
-    const uint16_t half = sala_f32_to_f16((range > 0 ? range : 0) / 15.0f);
+    float min = -vf_hmax(low), scale = (vf_hmax(high) - min) / 15.0f;
+    const float sum = sum_of_halves(v);
+    for (int i = 0; i < SALA_KV_FITS && scale > 0; i++)
+        fit_q4(&min, &scale, v, sum, n);
+    *minimum = sala_f32_to_f16(min + 0.0f); /* of two zeros the positive one */
+    const uint16_t half = sala_f32_to_f16(scale > 0 ? scale : 0.0f);
     bad |= (half & 0x7c00) == 0x7c00 || (*minimum & 0x7c00) == 0x7c00;
     if (bad || half == 0) {
         memset(codes, 0, (size_t)n);
@@ -60,12 +106,10 @@ static uint16_t quantise_q4(uint8_t *codes, const float *x, int n, uint16_t *min
             *minimum = NOT_A_NUMBER_F16;
         return bad ? NOT_A_NUMBER_F16 : 0;
     }
-    const vf scale = vf_set1(sala_f16_to_f32(half)), origin = vf_set1(min), most = vf_set1(15.0f);
-    EACH_VECTOR(n)
-    {
-        const vf c = vf_div(vf_sub(vf_load_n(x + i, (int)m), origin), scale);
-        vf_store_i8_n((int8_t *)codes + i, vf_round(vf_min(most, vf_max(vf_zero(), c))), (int)m);
-    }
+    const vf origin = vf_set1(sala_f16_to_f32(*minimum)), by = vf_set1(sala_f16_to_f32(half));
+    for (int k = 0; k * LANES < n; k++)
+        vf_store_i8_n((int8_t *)codes + k * LANES, code_q4(v[k], origin, by),
+                      n - k * LANES < LANES ? n - k * LANES : LANES);
     return half;
 }
 
