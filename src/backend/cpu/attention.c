@@ -329,9 +329,9 @@ static void merge(float *m, float *l, float *acc, const float *m2, const float *
             memcpy(x, y, (size_t)d * sizeof *x);
             continue;
         }
-        const float top = m[i] > m2[i] ? m[i] : m2[i];
-        const float s = expf(m[i] - top), s2 = expf(m2[i] - top);
-        m[i] = top;
+        const bool higher = m[i] > m2[i]; /* one of the two factors is exp(0) */
+        const float s = higher ? 1.0f : expf(m[i] - m2[i]), s2 = higher ? expf(m2[i] - m[i]) : 1.0f;
+        m[i] = higher ? m[i] : m2[i];
         l[i] = l[i] * s + l2[i] * s2;
         for (int c = 0; c < d; c++)
             x[c] = x[c] * s + y[c] * s2;
