@@ -68,6 +68,7 @@ void sala_panel_pack(const sala_panel_layout *p, int panel_rows, void *dst, cons
             for (size_t r = 0; r < n_rows; r++) {
                 const uint8_t *in = in0 + r * row_bytes + b * block;
                 uint8_t *o = out;
+                __builtin_prefetch(in + 768);
                 for (int h = 0; h < p->n_halves; h++, o += 2 * n)
                     memcpy(o + 2 * r, in + p->half_off[h], 2);
                 for (int s = 0; s < p->n_spans; s++) {

@@ -588,13 +588,13 @@ INLINE void rows_times_batch(codes_fn *codes, scales_fn *scales, int blocks, int
         find_finer(x, b0);
         for (int64_t i = 0; i < n_pairs; i++) {
             for (int p = 0; p < PANELS; p++) {
-                const int64_t r = row0 + i * ROWS + p * LANES;
-                if (r < row1)
-                    unpack_chunk(codes, scales, blocks, group_bytes, &c, p, first + (size_t)(r / LANES) * panel_bytes,
-                                 n_blocks);
-                else /* whatever the first panel has: finite, and nobody reads its sums */
-                    unpack_chunk(codes, scales, blocks, group_bytes, &c, p,
-                                 first + (size_t)((r - LANES) / LANES) * panel_bytes, n_blocks);
+                /* A panel that is not there takes what the one before has: nobody reads its sums. */
+                const int64_t r = row0 + i * ROWS + (row0 + i * ROWS + p * LANES < row1 ? p * LANES : 0);
+                const uint8_t *at = first + (size_t)(r / LANES) * panel_bytes;
+                unpack_chunk(codes, scales, blocks, group_bytes, &c, p, at, n_blocks);
+                if (i + 1 < n_pairs) /* the next one, while the tokens go by */
+                    for (int line = 0; line < n_blocks / blocks * group_bytes; line += 64)
+                        __builtin_prefetch(at + PANELS * panel_bytes + line, 0, 2);
             }
             float *sums = acc + (size_t)i * pair_floats;
             if (ONE_BY_ONE(k.max_code))
