@@ -1,15 +1,17 @@
 /* Linear layers over packed panels (see panel.h) and 8-bit activations (see act_q8.h), for any register width.
  *
  * The includer has included a lanes_*.h and defines LINEAR_NAME(type) (the symbol), LINEAR_SUFFIX (a string),
- * LINEAR_NEED, LINEAR_ACT (the 8-bit activation format) and TILE (tokens that share one unpacking of the weights).
+ * LINEAR_NEED, LINEAR_ACT (the 8-bit activation format) and TILE (tokens whose sums for PANELS panels fit into
+ * registers).
  *
  * For every type there are two functions, both for block b (of 32 columns) of the block group at p:
  *   codes_T   the codes as bytes, w[g] holding columns 4g..4g+3 of each lane's row
  *   scales_T  what the integer sum is multiplied by, and the minimum (one of each, or one for each half of the block)
  * and in TYPES what the codes are. An output is, with integers exact and everything else rounded once per operation:
- *   acc = fma(float(sum (code - zero) * q) * scale, d, acc);  acc = fma(min, s, acc)
- * over the blocks in order, then over the finer blocks,
- * which depends on nothing but the row and the token. */
+ *   x = float(sum (code - zero) * q) * scale    and with two halves  x = fma(float(second sum), second scale, x)
+ *   acc = fma(x, d, acc);  acc = fma(min, s, acc) for each minimum
+ * over the CHUNK blocks of a chunk in order, then over the finer blocks among them, chunk after chunk, which depends on
+ * nothing but the row and the token. One token takes weights through registers only; more share what was unpacked. */
 #include "kernels/act_q8.h"
 #include "kernels/families.h"
 #include "kernels/panel.h"
