@@ -2,11 +2,10 @@
  *
  * Keys: where there is an instruction for four products of bytes, keys are multiplied as they lie, with queries of 8
  * bits (a scale per group, 127 steps either way); elsewhere they are widened to 16 bits once per call and meet queries
- * of 16 bits. Values are widened once per call, and weights have 16 bits relative to the largest product of a weight
- * and a value's scale that the query could have in the block: far below the error of the codes, also where one key
- * takes nearly all. Sums of 32 components or 64 tokens fit 32 bits and are exact, so that their order is free; what is
- * added in floats is one term per group of components and one per block, in order. A query's weights depend on the keys
- * that it sees alone.
+ * of 16 bits. Weights are steps of the largest product of a weight and a value's scale that the query could have in the
+ * block: 255 where they meet values as they lie, 32767 where values are widened as well. Sums of 32 components or 64
+ * tokens fit 32 bits and are exact, so that their order is free; what is added in floats is one term per group of
+ * components and one per block, in order. A query's weights depend on the keys that it sees alone.
  *
  * Scores: a lane owns a key; values: a lane owns a component. */
 #ifndef SALA_KERNELS_SIMD_KV_CODES_IMPL_H
