@@ -11,7 +11,7 @@
  *   x = float(sum (code - zero) * q) * scale    and with two halves  x = fma(float(second sum), second scale, x)
  *   acc = fma(x, d, acc);  acc = fma(min, s, acc) for each minimum
  * over the CHUNK blocks of a chunk in order, then over the finer blocks among them, chunk after chunk, which depends on
- * nothing but the row and the token. One token takes weights through registers only; more share what was unpacked. */
+ * nothing but the row and the token. Few tokens take weights through registers only; more share what was unpacked. */
 #include "kernels/act_q8.h"
 #include "kernels/families.h"
 #include "kernels/panel.h"
@@ -33,7 +33,7 @@
  */
 #define ONE_BY_ONE(max_code) (!HAVE_DOT && (max_code) == 0)
 #define ALONE 6
-#define MAX_TILE (HAVE_DOT || PANELS * TILE > ALONE ? PANELS * TILE : ALONE)
+#define MAX_TILE (PANELS * TILE > ALONE ? PANELS * TILE : ALONE)
 
 enum min_kind { NO_MIN, HAS_MIN };
 
@@ -417,27 +417,30 @@ INLINE void add_block(vf *acc, const vi *const *w, const vf *const *scale, const
 typedef void codes_fn(vi w[8], const uint8_t *p, int b);
 typedef void scales_fn(vf scale[2], vf min[2], const uint8_t *p, int b);
 
-/* ---- one token: weights go through registers only ---- */
+/* ---- up to FEW tokens: weights go through registers only ---- */
 
-/* Block b of the group at p for one token. */
-INLINE vf add_packed_block(codes_fn *codes, scales_fn *scales, const traits k, vf acc, const uint8_t *p, int b,
-                           const sala_act_block *x)
+#define FEW 4
+
+/* Block b of the group at p for n_tok tokens. */
+INLINE void add_packed_block(codes_fn *codes, scales_fn *scales, const traits k, vf *acc, const uint8_t *p, int b,
+                             const uint8_t *const *x, const int n_tok)
 {
     vi w[8];
     vf scale[2], min[2];
     codes(w, p, b);
     scales(scale, min, p, b);
-    add_block(&acc, (const vi *const[]){w}, (const vf *const[]){scale}, (const vf *const[]){min},
-              (const uint8_t *const[]){(const uint8_t *)x}, 1, 1, k);
-    return acc;
+    add_block(acc, (const vi *const[]){w}, (const vf *const[]){scale}, (const vf *const[]){min}, x, n_tok, 1, k);
 }
 
-/* One panel, one token. */
-INLINE void panel_times_vector(codes_fn *codes, scales_fn *scales, int blocks, int group_bytes, const traits k,
-                               float *out, const uint8_t *p, const sala_act_block *x, int64_t n_blocks, int n_rows)
+/* One panel. */
+INLINE void panel_times_few(codes_fn *codes, scales_fn *scales, int blocks, int group_bytes, const traits k,
+                            float *const *out, const uint8_t *p, const sala_act_block *const *x, int64_t n_blocks,
+                            int n_rows, const int n_tok)
 {
-    vf acc = vf_zero();
-    const sala_act_block *finer = x + n_blocks;
+    vf acc[FEW];
+    for (int t = 0; t < n_tok; t++)
+        acc[t] = vf_zero();
+    int32_t n_finer[FEW] = {0};
     for (int64_t b0 = 0; b0 < n_blocks; b0 += CHUNK) {
         const uint8_t *first = p;
         const int64_t b1 = b0 + CHUNK < n_blocks ? b0 + CHUNK : n_blocks;
@@ -446,16 +449,49 @@ INLINE void panel_times_vector(codes_fn *codes, scales_fn *scales, int blocks, i
                 __builtin_prefetch(p + PREFETCH_BYTES + at);
                 /* Unrolled, the shifts that find a block's codes and scales are constants. */
 #pragma GCC unroll 8
-            for (int i = 0; i < blocks; i++)
-                acc = add_packed_block(codes, scales, k, acc, p, i, x + b + i);
+            for (int i = 0; i < blocks; i++) {
+                const uint8_t *in[FEW];
+                for (int t = 0; t < n_tok; t++)
+                    in[t] = (const uint8_t *)(x[t] + b + i);
+                add_packed_block(codes, scales, k, acc, p, i, in, n_tok);
+            }
         }
         /* They are few: the weights are unpacked again for each. */
-        for (const sala_act_block *end = x + n_blocks + x[b1 - 1].finer; finer < end; finer++) {
-            const int64_t i = finer->finer - b0;
-            acc = add_packed_block(codes, scales, k, acc, first + i / blocks * group_bytes, (int)(i % blocks), finer);
-        }
+        for (int t = 0; t < n_tok; t++)
+            for (; n_finer[t] < x[t][b1 - 1].finer; n_finer[t]++) {
+                const sala_act_block *finer = x[t] + n_blocks + n_finer[t];
+                const int64_t i = finer->finer - b0;
+                const uint8_t *in = (const uint8_t *)finer;
+                add_packed_block(codes, scales, k, &acc[t], first + i / blocks * group_bytes, (int)(i % blocks), &in,
+                                 1);
+            }
     }
-    vf_store(out, acc, n_rows);
+    for (int t = 0; t < n_tok; t++)
+        vf_store(out[t], acc[t], n_rows);
+}
+
+/* Rows [row0, row1) of the matrix. Of three tokens the third goes twice. */
+INLINE void rows_times_few(codes_fn *codes, scales_fn *scales, int blocks, int group_bytes, const traits k, float *out,
+                           int64_t out_stride, const uint8_t *w, size_t panel_bytes, const uint8_t *act,
+                           size_t act_stride, int64_t n_blocks, int64_t row0, int64_t row1, int n_tokens)
+{
+    for (int64_t r = row0; r < row1; r += LANES) {
+        const uint8_t *p = w + (size_t)(r / LANES) * panel_bytes;
+        const int n_rows = row1 - r < LANES ? (int)(row1 - r) : LANES;
+        const sala_act_block *x[FEW];
+        float *o[FEW];
+        for (int t = 0; t < FEW; t++) {
+            const int from = t < n_tokens ? t : n_tokens - 1;
+            x[t] = (const sala_act_block *)(const void *)(act + (size_t)from * act_stride);
+            o[t] = out + from * out_stride + r;
+        }
+        if (n_tokens == 1)
+            panel_times_few(codes, scales, blocks, group_bytes, k, o, p, x, n_blocks, n_rows, 1);
+        else if (n_tokens == 2)
+            panel_times_few(codes, scales, blocks, group_bytes, k, o, p, x, n_blocks, n_rows, 2);
+        else
+            panel_times_few(codes, scales, blocks, group_bytes, k, o, p, x, n_blocks, n_rows, 4);
+    }
 }
 
 /* ---- many tokens: a chunk of columns of PANELS panels is unpacked once and stays in the first-level cache ---- */
@@ -619,11 +655,9 @@ INLINE void run_any(codes_fn *codes, scales_fn *scales, int blocks, int group_by
 {
     const int64_t n_blocks = cols / 32;
     const size_t panel_bytes = (size_t)(n_blocks / blocks) * (size_t)group_bytes;
-    if (n_tokens == 1) {
-        for (int64_t r = row0; r < row1; r += LANES)
-            panel_times_vector(codes, scales, blocks, group_bytes, k, out + r, w + (size_t)(r / LANES) * panel_bytes,
-                               (const sala_act_block *)(const void *)act, n_blocks,
-                               row1 - r < LANES ? (int)(row1 - r) : LANES);
+    if (n_tokens <= FEW) {
+        rows_times_few(codes, scales, blocks, group_bytes, k, out, out_stride, w, panel_bytes, act, act_stride,
+                       n_blocks, row0, row1, (int)n_tokens);
         return;
     }
     batch x = {.act_stride = act_stride, .n_blocks = n_blocks};
