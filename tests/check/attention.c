@@ -3,7 +3,7 @@
  * Bound of one output: scores are off by (d + 9) eps sum |q k|, which is a relative error of the weights (7 of it where
  * queries are turned); the sums of weights and of weighted values add their number of eps; all of it relative to the
  * weighted sum of |v|. Where codes are multiplied as integers, queries are rounded, here too, and weights are off by
- * half of a step of 16 bits, added up. */
+ * half of a step, added up. */
 #include "check/check.h"
 #include "check/kv_query.h"
 
