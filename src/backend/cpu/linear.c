@@ -167,14 +167,16 @@ static void run_same_format(linear_job *job)
         const sala_weight *w = job->outs[i].weight;
         const int64_t panel = w->kernel->panel_rows;
         const uint64_t row_bytes = sala_dtype_bytes(w->dtype, w->cols);
-        /* Several tasks a thread, so that the last one is short, but none under 32 KiB of weights for one token:
+        /* At least eight tasks a thread, so that the last one is short, but none under 32 KiB of weights for one token:
          * handing out a task costs about as much as reading 2 KiB. */
-        const int64_t n_tasks = (int64_t)cpu->n_workers * (job->n_rows < 16 ? 8 : 16);
-        const int64_t least = (int64_t)((32 << 10) / row_bytes) / (job->n_rows < 16 ? job->n_rows : 16);
-        int64_t rows = sala_max_i64((w->rows + n_tasks - 1) / n_tasks, least);
-        if (job->n_rows == 1)
-            rows = sala_min_i64(rows, sala_max_i64(1, (w->rows + cpu->n_workers - 1) / cpu->n_workers));
-        rows = (rows + panel - 1) / panel * panel;
+        const int64_t tokens = sala_min_i64(job->n_rows, 16);
+        const int64_t least = sala_max_i64(1, (int64_t)((32 << 10) / row_bytes) / tokens);
+        int64_t rows =
+            sala_max_i64(w->rows / (8 * cpu->n_workers) / panel * panel, (least + panel - 1) / panel * panel);
+        if (job->n_rows == 1) {
+            const int64_t share = (w->rows + cpu->n_workers - 1) / cpu->n_workers;
+            rows = sala_min_i64(rows, (share + panel - 1) / panel * panel);
+        }
         job->rows_per_task[i] = rows;
         job->task0[i + 1] = job->task0[i] + (int)((w->rows + rows - 1) / rows);
     }

@@ -623,6 +623,7 @@ INLINE void rows_times_batch(codes_fn *codes, scales_fn *scales, int blocks, int
     for (int64_t b0 = 0; b0 < x->n_blocks; b0 += CHUNK) {
         const int n_blocks = x->n_blocks - b0 < CHUNK ? (int)(x->n_blocks - b0) : CHUNK;
         const uint8_t *first = w + b0 / blocks * group_bytes;
+        const int chunk_bytes = n_blocks / blocks * group_bytes;
         find_finer(x, b0);
         for (int64_t i = 0; i < n_pairs; i++) {
             for (int p = 0; p < PANELS; p++) {
@@ -630,9 +631,11 @@ INLINE void rows_times_batch(codes_fn *codes, scales_fn *scales, int blocks, int
                 const int64_t r = row0 + i * ROWS + (row0 + i * ROWS + p * LANES < row1 ? p * LANES : 0);
                 const uint8_t *at = first + (size_t)(r / LANES) * panel_bytes;
                 unpack_chunk(codes, scales, blocks, group_bytes, &c, p, at, n_blocks);
-                if (i + 1 < n_pairs) /* the next one, while the tokens go by */
-                    for (int line = 0; line < n_blocks / blocks * group_bytes; line += 64)
-                        __builtin_prefetch(at + PANELS * panel_bytes + line, 0, 2);
+                /* The next ones, while the tokens go by. Past the end of a row this asks for what nobody needs. */
+                const uint8_t *next = i + 1 < n_pairs ? at + PANELS * panel_bytes
+                                                      : first + (size_t)(row0 / LANES + p) * panel_bytes + chunk_bytes;
+                for (int line = 0; line < chunk_bytes; line += 64)
+                    __builtin_prefetch(next + line, 0, 2);
             }
             float *sums = acc + (size_t)i * pair_floats;
             if (ONE_BY_ONE(k.max_code))
