@@ -135,15 +135,24 @@ static void prepare_task(void *user, int task, int worker)
         job->act->prepare(job->cpu->act + (size_t)t * job->act_stride, job->x + t * job->cols, job->cols);
 }
 
+/* Threads take tasks in turn. With few tokens a task is over in microseconds, and what counts is that each thread reads
+ * on where its last task ended: task i of n becomes one of a thread's own part of the matrix. */
+static int in_parts(int i, int n, int parts)
+{
+    const int part = i % parts, rest = n % parts;
+    return part * (n / parts) + (part < rest ? part : rest) + i / parts;
+}
+
 static void linear_task(void *user, int task, int worker)
 {
     const linear_job *job = user;
     int i = 0;
     while (task >= job->task0[i + 1])
         i++;
+    const int at = in_parts(task - job->task0[i], job->task0[i + 1] - job->task0[i], job->cpu->n_workers);
     const sala_linear_out *o = &job->outs[i];
     const sala_weight *w = o->weight;
-    const int64_t row0 = (task - job->task0[i]) * job->rows_per_task[i];
+    const int64_t row0 = at * job->rows_per_task[i];
     const int64_t row1 = sala_min_i64(row0 + job->rows_per_task[i], w->rows);
     w->kernel->run(o->out, o->out_stride, w->data, job->cpu->act, job->act_stride, w->rows, w->cols, row0, row1,
                    job->n_rows, sala_cpu_worker(job->cpu, worker));
