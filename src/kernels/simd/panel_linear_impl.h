@@ -447,13 +447,20 @@ INLINE void panel_times_few(codes_fn *codes, scales_fn *scales, int blocks, int 
         for (int64_t b = b0; b < b1; b += blocks, p += group_bytes) {
             for (int at = 0; at < group_bytes; at += 64)
                 __builtin_prefetch(p + PREFETCH_BYTES + at);
-                /* Unrolled, the shifts that find a block's codes and scales are constants. */
+            const uint8_t *in[FEW];
+            for (int t = 0; t < n_tok; t++)
+                in[t] = (const uint8_t *)(x[t] + b);
+            if (n_tok == 1) { /* unrolled, the shifts that find a block's codes and scales are constants */
 #pragma GCC unroll 8
-            for (int i = 0; i < blocks; i++) {
-                const uint8_t *in[FEW];
-                for (int t = 0; t < n_tok; t++)
-                    in[t] = (const uint8_t *)(x[t] + b + i);
-                add_packed_block(codes, scales, k, acc, p, i, in, n_tok);
+                for (int i = 0; i < blocks; i++, in[0] += sizeof(sala_act_block))
+                    add_packed_block(codes, scales, k, acc, p, i, in, 1);
+            } else {
+#pragma GCC unroll 1
+                for (int i = 0; i < blocks; i++) {
+                    add_packed_block(codes, scales, k, acc, p, i, in, n_tok);
+                    for (int t = 0; t < n_tok; t++)
+                        in[t] += sizeof(sala_act_block);
+                }
             }
         }
         /* They are few: the weights are unpacked again for each. */
