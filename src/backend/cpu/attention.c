@@ -82,8 +82,7 @@ size_t sala_cpu_attn_worker_floats(int max_heads_of_group, int head_dim)
 
 static workspace worker_space(const attn_job *job, int worker)
 {
-    workspace w = workspace_at(job->cpu->worker + (size_t)worker * job->cpu->worker_floats, tile_queries(job->group),
-                               job->a->kv.head_dim);
+    workspace w = workspace_at(sala_cpu_worker(job->cpu, worker), tile_queries(job->group), job->a->kv.head_dim);
     if (!job->kv->prepare)
         w.prepared = w.q;
     return w;

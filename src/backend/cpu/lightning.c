@@ -70,7 +70,7 @@ static void head_task(void *user, int task, int worker)
     const int head = task % a->n_heads, kv_head = head / (a->n_heads / a->n_kv_heads), d = a->head_dim;
     const float *decay = a->decay + (size_t)head * (CHUNK + 1);
     const size_t offset = a->state_offset + (size_t)head * state_floats(a) * sizeof(float);
-    float *running = job->cpu->worker + (size_t)worker * job->cpu->worker_floats, *scratch = running + state_floats(a);
+    float *running = sala_cpu_worker(job->cpu, worker), *scratch = running + state_floats(a);
     const float *state = lin->state_in ? (const float *)(const void *)((const uint8_t *)lin->state_in + offset) : NULL;
     const int64_t end = seq->position + seq->n_rows;
     int next = 0;

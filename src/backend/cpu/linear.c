@@ -180,12 +180,10 @@ static void run_same_format(linear_job *job)
          * handing out a task costs about as much as reading 2 KiB. */
         const int64_t tokens = sala_min_i64(job->n_rows, 16);
         const int64_t least = sala_max_i64(1, (int64_t)((32 << 10) / row_bytes) / tokens);
-        int64_t rows =
-            sala_max_i64(w->rows / (8 * cpu->n_workers) / panel * panel, (least + panel - 1) / panel * panel);
-        if (job->n_rows == 1) {
-            const int64_t share = (w->rows + cpu->n_workers - 1) / cpu->n_workers;
-            rows = sala_min_i64(rows, (share + panel - 1) / panel * panel);
-        }
+        int64_t rows = sala_max_i64(w->rows / (8 * cpu->n_workers) / panel * panel, least);
+        if (job->n_rows == 1)
+            rows = sala_min_i64(rows, (w->rows + cpu->n_workers - 1) / cpu->n_workers);
+        rows = (rows + panel - 1) / panel * panel;
         job->rows_per_task[i] = rows;
         job->task0[i + 1] = job->task0[i] + (int)((w->rows + rows - 1) / rows);
     }

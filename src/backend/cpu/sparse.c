@@ -39,7 +39,7 @@ static void key_store_task(void *user, int task, int worker)
     const sala_kv_shape *kv = job->kv;
     const int head = task % kv->n_kv_heads, d = kv->head_dim;
     const sala_attn_seq *seq = &job->seqs[task / kv->n_kv_heads];
-    void *values = job->cpu->worker + (size_t)worker * job->cpu->worker_floats; /* of no use */
+    void *values = sala_cpu_worker(job->cpu, worker); /* of no use */
     for (int64_t i = 0; i < seq->n_rows;) {
         const int64_t at = seq->position + i, slot = at % SALA_KV_BLOCK;
         const int64_t n = sala_min_i64(SALA_KV_BLOCK - slot, seq->n_rows - i);
@@ -83,7 +83,7 @@ static void compress_task(void *user, int task, int worker)
     const int64_t f = coarse ? rows->coarse : 1, kernel = rows->kernel * f, stride = rows->stride * f;
     const int64_t first = rows_at(rows, coarse, seq->position),
                   end = rows_at(rows, coarse, seq->position + seq->n_rows);
-    float *keys = job->cpu->worker + (size_t)worker * job->cpu->worker_floats, *sum = keys + (size_t)PAGE * (size_t)d;
+    float *keys = sala_cpu_worker(job->cpu, worker), *sum = keys + (size_t)PAGE * (size_t)d;
     int64_t loaded = -1;
     for (int64_t j = first; j < end; j++) {
         memset(sum, 0, (size_t)d * sizeof *sum);
@@ -190,7 +190,7 @@ size_t sala_cpu_sparse_worker_floats(int group, int head_dim, int most)
 
 static workspace worker_space(const select_job *job, int worker)
 {
-    float *p = job->cpu->worker + (size_t)worker * job->cpu->worker_floats;
+    float *p = sala_cpu_worker(job->cpu, worker);
     const int d = job->a->head_dim;
     const size_t tokens = (size_t)job->tokens_per_tile, n = tokens * (size_t)job->group;
     const size_t most = (size_t)job->a->out.most;

@@ -33,6 +33,8 @@
  */
 #define ONE_BY_ONE(max_code) (!HAVE_DOT && (max_code) == 0)
 #define ALONE 6
+/* Tokens of a tile. */
+#define TILE_OF(n_panels) ((n_panels) == 1 ? ALONE : TILE)
 #define MAX_TILE (PANELS * TILE > ALONE ? PANELS * TILE : ALONE)
 
 enum min_kind { NO_MIN, HAS_MIN };
@@ -580,7 +582,7 @@ static void find_finer(batch *x, int64_t b0)
 INLINE void chunk_tokens(const chunk *c, int p0, const int n_panels, int b0, int n_blocks, const traits k, float **acc,
                          const sala_act_block **x, int n)
 {
-    const int tile = n_panels == 1 ? ALONE : TILE;
+    const int tile = TILE_OF(n_panels);
     float nowhere[PANELS * LANES];
     for (int t = n; t < tile; t++) {
         memcpy(nowhere, acc[0], sizeof nowhere);
@@ -598,7 +600,7 @@ INLINE void chunk_tokens(const chunk *c, int p0, const int n_panels, int b0, int
 INLINE void panels_times_batch(const chunk *c, int p0, const int n_panels, const batch *x, int64_t b0, int n_blocks,
                                const traits k, float *acc)
 {
-    const int tile = n_panels == 1 ? ALONE : TILE;
+    const int tile = TILE_OF(n_panels);
     const sala_act_block *in[MAX_TILE];
     float *out[MAX_TILE];
     /* Block -1 stands for all of them. */

@@ -369,27 +369,20 @@ static inline float vf_hsum(vf a)
     q = _mm_add_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
 }
-/* out[0..4) = the sums of the lanes of a, b, c, d, each in the same order */
-static inline void vf_hsum4(float *out, vf a, vf b, vf c, vf d)
-{
-    const vf ab = _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
-    const vf cd = _mm256_add_ps(_mm256_permute2f128_ps(c, d, 0x20), _mm256_permute2f128_ps(c, d, 0x31));
-    vf s = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee)); /* a a c c, b b d d */
-    s = _mm256_add_ps(s, _mm256_movehdup_ps(s));
-    const __m128 ac = _mm256_castps256_ps128(s), bd = _mm256_extractf128_ps(s, 1);
-    /* a * c *, b * d * */
-    _mm_storeu_ps(out, _mm_blend_ps(ac, _mm_moveldup_ps(bd), 0xa));
-}
-/* out[0..4) = the largest lane of a, b, c, d */
-static inline void vf_hmax4(float *out, vf a, vf b, vf c, vf d)
-{
-    const vf ab = _mm256_max_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
-    const vf cd = _mm256_max_ps(_mm256_permute2f128_ps(c, d, 0x20), _mm256_permute2f128_ps(c, d, 0x31));
-    vf s = _mm256_max_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee)); /* a a c c, b b d d */
-    s = _mm256_max_ps(s, _mm256_movehdup_ps(s));
-    const __m128 ac = _mm256_castps256_ps128(s), bd = _mm256_extractf128_ps(s, 1);
-    _mm_storeu_ps(out, _mm_blend_ps(ac, _mm_moveldup_ps(bd), 0xa));
-}
+/* Four sums, or maxima, of lanes at a time, each in the same order. */
+#define HORIZONTAL_4(name, op)                                                                                         \
+    static inline void name(float *out, vf a, vf b, vf c, vf d)                                                        \
+    {                                                                                                                  \
+        const vf ab = op(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));                      \
+        const vf cd = op(_mm256_permute2f128_ps(c, d, 0x20), _mm256_permute2f128_ps(c, d, 0x31));                      \
+        vf s = op(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee)); /* a a c c, b b d d */            \
+        s = op(s, _mm256_movehdup_ps(s));                                                                              \
+        const __m128 ac = _mm256_castps256_ps128(s), bd = _mm256_extractf128_ps(s, 1); /* a * c *, b * d * */          \
+        _mm_storeu_ps(out, _mm_blend_ps(ac, _mm_moveldup_ps(bd), 0xa));                                                \
+    }
+HORIZONTAL_4(vf_hsum4, _mm256_add_ps) /* out[0..4) = the sums of the lanes of a, b, c, d */
+HORIZONTAL_4(vf_hmax4, _mm256_max_ps) /* their largest lanes */
+#undef HORIZONTAL_4
 /* Sum in double of all lanes. */
 static inline double vf_hsum_f64(vf a)
 {

@@ -324,28 +324,21 @@ static inline float vf_hsum(vf a)
     q = _mm_add_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
 }
-/* out[0..4) = the sums of the lanes of a, b, c, d, each in the same order */
-static inline void vf_hsum4(float *out, vf a, vf b, vf c, vf d)
-{
-    const vf ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-    const vf cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
-    vf s = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
-    s = _mm512_add_ps(s, _mm512_permute_ps(s, 0x4e));
-    s = _mm512_add_ps(s, _mm512_permute_ps(s, 0xb1));
-    const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-    _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(first, s)));
-}
-/* out[0..4) = the largest lane of a, b, c, d */
-static inline void vf_hmax4(float *out, vf a, vf b, vf c, vf d)
-{
-    const vf ab = _mm512_max_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-    const vf cd = _mm512_max_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
-    vf s = _mm512_max_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
-    s = _mm512_max_ps(s, _mm512_permute_ps(s, 0x4e));
-    s = _mm512_max_ps(s, _mm512_permute_ps(s, 0xb1));
-    const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-    _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(first, s)));
-}
+/* Four sums, or maxima, of lanes at a time, each in the same order. */
+#define HORIZONTAL_4(name, op)                                                                                         \
+    static inline void name(float *out, vf a, vf b, vf c, vf d)                                                        \
+    {                                                                                                                  \
+        const vf ab = op(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));                          \
+        const vf cd = op(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));                          \
+        vf s = op(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));                             \
+        s = op(s, _mm512_permute_ps(s, 0x4e));                                                                         \
+        s = op(s, _mm512_permute_ps(s, 0xb1));                                                                         \
+        const __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);                      \
+        _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(first, s)));                                   \
+    }
+HORIZONTAL_4(vf_hsum4, _mm512_add_ps) /* out[0..4) = the sums of the lanes of a, b, c, d */
+HORIZONTAL_4(vf_hmax4, _mm512_max_ps) /* their largest lanes */
+#undef HORIZONTAL_4
 /* Sum in double of all lanes. */
 static inline double vf_hsum_f64(vf a)
 {
