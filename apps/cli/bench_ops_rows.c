@@ -22,7 +22,7 @@ static void norm(void *user)
 static void add_norm(void *user)
 {
     const rows_job *j = user;
-    j->b->ops->add_norm(j->b->be, j->y, j->x, j->z, 1e-6f, j->w, j->n_rows, j->n, 1e-5f);
+    j->b->ops->add_norm(j->b->be, j->y, j->x, j->x, j->z, 1e-6f, j->w, j->n_rows, j->n, 1e-5f);
 }
 
 static void swiglu(void *user)

@@ -12,9 +12,11 @@
 #define SALA_BACKEND_BACKEND_H
 
 #include "base/base.h"
+#include "os/os.h"
 #include "tensor/dtype.h"
+#include "tensor/num.h"
 
-typedef float sala_act;
+typedef sala_num sala_act;
 
 typedef struct sala_backend sala_backend;
 typedef struct sala_weight sala_weight;
@@ -82,7 +84,7 @@ typedef struct sala_select_args {
     int64_t n_rows;
     sala_rows_shape rows;
     int n_heads, n_kv_heads, head_dim;
-    float scale;
+    sala_act scale;
     int init_blocks, window_blocks; /* always selected: the first ones, and those from the row's own backwards */
     const sala_act *q;              /* [n_rows][q_stride] */
     int64_t q_stride;
@@ -95,13 +97,18 @@ typedef struct sala_attn_args {
     int64_t n_rows;
     sala_kv_shape kv;
     int n_heads;
-    float scale;
+    sala_act scale;
     int64_t window;                  /* a query sees at most this many last keys; 0: all */
     const sala_selection *selection; /* NULL: every row sees everything up to itself */
     const sala_act *q;               /* [n_rows][q_stride], heads side by side */
     int64_t q_stride;
     sala_act *out; /* [n_rows][out_stride] */
     int64_t out_stride;
+    /* Keys and values of the batch's own rows, [n_rows][kv_stride], for devices that attend rows where they lie; those
+     * that keep blocks leave them alone. */
+    const sala_act *k, *v;
+    int64_t kv_stride;
+    sala_act *lse; /* [n_heads][n_rows]: logarithm of each row's sum of exponentials; NULL: not wanted */
 } sala_attn_args;
 
 typedef struct sala_lightning_args {
@@ -110,12 +117,18 @@ typedef struct sala_lightning_args {
     int64_t n_rows;
     int n_heads, n_kv_heads, head_dim;
     size_t state_offset, pending_offset; /* of the layer, in bytes from the start of a page */
-    float scale;
+    sala_act scale;
     const float *decay; /* host memory, [n_heads][SALA_LIGHTNING_CHUNK + 1]: exp(-slope * i) */
     const sala_act *q, *k, *v;
     int64_t q_stride, kv_stride;
     sala_act *out;
     int64_t out_stride;
+    /* For a backward pass: the states before the chunks states_every, 2 states_every ... of each sequence, counted from
+     * its first row, [n_heads][d][d] each, one behind the other in the order of rows; a sequence of n rows has
+     * (n - 1) / (SALA_LIGHTNING_CHUNK * states_every) of them. The zero before its first chunk is none. NULL: not
+     * wanted. */
+    sala_act *states;
+    int states_every;
 } sala_lightning_args;
 
 typedef struct sala_rope_args {
@@ -123,8 +136,10 @@ typedef struct sala_rope_args {
     int n_rot;              /* 0: no rotation */
     bool half;
     const sala_act *norm; /* RMS norm of each head before the rotation, [head_dim], or NULL */
-    float eps;
+    sala_act eps;
     const float *row_scale; /* host memory, [n_rows]: multiplies the rows in the end; NULL: 1 */
+    sala_act *kept;         /* [n_rows][kept_stride]: takes a copy of the heads as they came; NULL: not wanted */
+    int64_t kept_stride;
 } sala_rope_args;
 
 /* The largest of everything that operations will be asked for. */
@@ -135,6 +150,10 @@ typedef struct sala_backend_limits {
     int n_heads, n_kv_heads, head_dim;
     int lightning_head_dim; /* 0: no lightning layer */
     int selected;           /* blocks of a row; 0: no sparse layer */
+    /* Asked for by devices that train; others leave them alone. */
+    int lightning_heads, lightning_kv_heads;
+    int64_t vocab; /* rows of the head that losses come from; 0: none */
+    int n_seqs;    /* sequences of a batch; 0: as many as rows */
 } sala_backend_limits;
 
 typedef struct sala_backend_ops {
@@ -158,7 +177,8 @@ typedef struct sala_backend_ops {
     void (*weight_free)(sala_backend *be, sala_weight *w);
     uint64_t (*weight_bytes)(const sala_weight *w); /* memory beside the mapped file */
     /* out[i] = scale * row ids[i], as floats; ids in host memory, within the matrix. */
-    void (*get_rows)(sala_backend *be, sala_act *out, const sala_weight *w, const int32_t *ids, int64_t n, float scale);
+    void (*get_rows)(sala_backend *be, sala_act *out, const sala_weight *w, const int32_t *ids, int64_t n,
+                     sala_act scale);
     /* Row r as plain f32 in host memory (export, calibration). */
     void (*export_row)(sala_backend *be, float *out, const sala_weight *w, int64_t row);
 
@@ -169,11 +189,11 @@ typedef struct sala_backend_ops {
     void (*linear_group)(sala_backend *be, const sala_linear_out *outs, int n_outs, const sala_act *x, int64_t n_rows,
                          int64_t cols);
     void (*rms_norm)(sala_backend *be, sala_act *out, const sala_act *x, const sala_act *w, int64_t n_rows, int64_t n,
-                     float eps);
-    /* x += r * y, then out = rms_norm(x) * w. */
-    void (*add_norm)(sala_backend *be, sala_act *out, sala_act *x, const sala_act *y, float r, const sala_act *w,
-                     int64_t n_rows, int64_t n, float eps);
-    void (*scale)(sala_backend *be, sala_act *x, float s, int64_t n_rows, int64_t n);
+                     sala_act eps);
+    /* x_out = x + r * y, then out = rms_norm(x_out) * w. x_out may be x; out NULL: the sum alone. */
+    void (*add_norm)(sala_backend *be, sala_act *out, sala_act *x_out, const sala_act *x, const sala_act *y, sala_act r,
+                     const sala_act *w, int64_t n_rows, int64_t n, sala_act eps);
+    void (*scale)(sala_backend *be, sala_act *x, sala_act s, int64_t n_rows, int64_t n);
     /* out = silu(gate) * up */
     void (*swiglu)(sala_backend *be, sala_act *out, const sala_act *gate, const sala_act *up, int64_t n_rows,
                    int64_t n);
@@ -211,6 +231,8 @@ struct sala_backend {
 /* kernels: as sala_model_params.kernels. n_threads: 0 for one per physical core. */
 sala_status sala_backend_cpu_open(sala_backend **out, const char *kernels, int n_threads, bool no_pack,
                                   sala_error *err);
+/* The same over a pool that the caller keeps and closes later. Weights are packed. */
+sala_status sala_backend_cpu_open_on(sala_backend **out, const char *kernels, sala_pool *pool, sala_error *err);
 int sala_backend_cpu_threads(const sala_backend *be);
 
 #endif

@@ -197,5 +197,8 @@ sala_status sala_config_check_tensors(const sala_config *c, const sala_gguf *g, 
 /* Fills inv_freq [n_rot/2] (angle per position) and returns the factor for cos and sin. `long_list` chooses the
  * longrope list. */
 double sala_rope_inv_freq(const sala_config *c, bool long_list, double *inv_freq);
+/* Cosines and sines, times the factor, of n rows from `position` on; each [n][n_pairs]. */
+void sala_rope_rows(float *cosines, float *sines, const double *inv_freq, int n_pairs, double factor, int64_t position,
+                    int64_t n);
 
 #endif

@@ -1,5 +1,5 @@
 /* The forward pass: rows of any sessions in, logits of the wanted rows out. */
-#include "model/mixer.h"
+#include "model/layer.h"
 
 #include <math.h>
 #include <stdatomic.h>
@@ -29,54 +29,9 @@ static void fill_rope(sala_net *net, sala_timeline *const *timelines, const slic
     for (int q = 0; q < s->n_seqs; q++) {
         const sala_attn_seq *seq = &s->seqs[q];
         const int list = timelines[s->rows[s->order[seq->first_row]].session]->long_rope;
-        const float factor = (float)net->rope_factor[list];
-        for (int64_t i = 0; i < seq->n_rows; i++) {
-            float *cos_row = net->rope_cos + (seq->first_row + i) * half;
-            float *sin_row = net->rope_sin + (seq->first_row + i) * half;
-            const float position = (float)(seq->position + i);
-            for (int j = 0; j < half; j++) {
-                /* The angle is rounded to f32 before the cosine, as in the code the models were trained with. */
-                const float angle = position * (float)net->inv_freq[list][j];
-                cos_row[j] = cosf(angle) * factor;
-                sin_row[j] = sinf(angle) * factor;
-            }
-        }
+        sala_rope_rows(net->rope_cos + seq->first_row * half, net->rope_sin + seq->first_row * half,
+                       net->inv_freq[list], half, net->rope_factor[list], seq->position, seq->n_rows);
     }
-}
-
-static void observe(const sala_net *net, int layer, sala_observe_point point, const sala_act *x, int64_t n_rows,
-                    int64_t n)
-{
-    if (net->observer.fn)
-        net->observer.fn(net->observer.user, layer, point, x, n_rows, n);
-}
-
-/* h and normed (= attn_norm(h)) in; both advanced to the next layer. next_norm: the norm that follows this layer. */
-static void run_layer(sala_net *net, int layer, const slice *s, const sala_state_layout *state,
-                      const sala_act *next_norm)
-{
-    sala_backend *be = net->be;
-    const sala_config *c = net->config;
-    const sala_layer *w = &net->layers[layer];
-    const sala_layer_buffers *b = &net->buffers;
-    const float r = (float)c->residual_scale, eps = (float)c->rms_eps;
-
-    observe(net, layer, SALA_OBSERVE_ATTN_IN, b->normed, s->n_rows, c->n_embd);
-    const sala_mixer_call call = {net, layer, b, s->seqs, s->n_seqs, s->n_rows, state};
-    be->ops->soon(be, w->ffn_norm, c->n_embd);
-    sala_mixer_get(c->mixers[layer])->run(&call);
-    be->ops->add_norm(be, b->normed, b->h, b->out, r, w->ffn_norm, s->n_rows, c->n_embd, eps);
-
-    observe(net, layer, SALA_OBSERVE_FFN_IN, b->normed, s->n_rows, c->n_embd);
-    const sala_linear_out gate_up[] = {{w->gate, b->gate, c->n_ff, w->gate_bias}, {w->up, b->up, c->n_ff, w->up_bias}};
-    be->ops->soon(be, next_norm, c->n_embd);
-    be->ops->linear_group(be, gate_up, 2, b->normed, s->n_rows, c->n_embd);
-    be->ops->swiglu(be, b->gate, b->gate, b->up, s->n_rows, c->n_ff);
-    observe(net, layer, SALA_OBSERVE_FFN_MID, b->gate, s->n_rows, c->n_ff);
-    const sala_linear_out down = {w->down, b->out, c->n_embd, w->down_bias};
-    be->ops->linear_group(be, &down, 1, b->gate, s->n_rows, c->n_ff);
-    be->ops->add_norm(be, b->normed, b->h, b->out, r, next_norm, s->n_rows, c->n_embd, eps);
-    observe(net, layer, SALA_OBSERVE_HIDDEN, b->h, s->n_rows, c->n_embd);
 }
 
 /* Logits of the slice's wanted rows into their places of `logits`; place[] maps batch rows to rows of logits. */
@@ -123,8 +78,11 @@ static sala_status run_slice(sala_net *net, sala_timeline *const *timelines, con
     fill_rope(net, timelines, s);
     be->ops->rms_norm(be, b->normed, b->h, net->layers[0].attn_norm, s->n_rows, c->n_embd, (float)c->rms_eps);
     const sala_state_layout *state = &timelines[s->rows[s->order[0]].session]->state.layout;
-    for (int l = 0; l < c->n_layers; l++)
-        run_layer(net, l, s, state, l + 1 < c->n_layers ? net->layers[l + 1].attn_norm : net->out_norm);
+    for (int l = 0; l < c->n_layers; l++) {
+        const sala_mixer_call call = {net, l, b, s->seqs, s->n_seqs, s->n_rows, state, false};
+        sala_layer_mix(&call, NULL, b->h, b->h);
+        sala_layer_feed(net, l, b, NULL, b->h, b->h, s->n_rows);
+    }
     if (!be->ops->all_finite(be, b->h, s->n_rows * c->n_embd))
         return sala_fail(err, SALA_E_NUMERIC,
                          "the hidden state holds infinities or not-a-number: the weights are damaged or overflow");

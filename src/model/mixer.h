@@ -6,6 +6,9 @@
 
 #include "model/net.h"
 
+struct sala_layer_tape;
+struct sala_layer_grads;
+
 typedef struct sala_mixer_call {
     sala_net *net;
     int layer;
@@ -14,6 +17,7 @@ typedef struct sala_mixer_call {
     int n_seqs;
     int64_t n_rows;
     const sala_state_layout *state;
+    bool again; /* a forward pass that was made before: b->selection holds the blocks already */
 } sala_mixer_call;
 
 typedef struct sala_mixer {
@@ -21,6 +25,9 @@ typedef struct sala_mixer {
     /* Adds what one layer of this kind keeps in a session. */
     void (*plan)(const sala_config *c, sala_state_layout *state);
     void (*run)(const sala_mixer_call *call);
+    /* The derivative of run: b->out holds the gradient of the sublayer's output, g->normed the normed rows;
+     * writes g->d_normed and adds to the gradients of the weights. */
+    void (*back)(const sala_mixer_call *call, const struct sala_layer_tape *tape, const struct sala_layer_grads *g);
 } sala_mixer;
 
 const sala_mixer *sala_mixer_get(sala_mixer_kind kind);
@@ -36,6 +43,8 @@ void sala_softmax_turn(const sala_mixer_call *call, bool norm, bool rotate);
 sala_kv_shape sala_softmax_kv(const sala_mixer_call *call);
 /* Attention over the stored keys, gate, output projection. selection: as in sala_attn_args. */
 void sala_softmax_finish(const sala_mixer_call *call, const sala_selection *selection);
+void sala_softmax_back(const sala_mixer_call *call, const struct sala_layer_tape *tape,
+                       const struct sala_layer_grads *g, const sala_selection *selection);
 void sala_mixer_observe(const sala_mixer_call *call, sala_observe_point point, const sala_act *x, int64_t n);
 
 #endif

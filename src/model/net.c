@@ -233,20 +233,6 @@ static sala_status check_mixers(const loader *ld)
     return SALA_OK;
 }
 
-/* Which part of a session's pages is whose. */
-static void number_layers(sala_net *net)
-{
-    const sala_config *c = net->config;
-    sala_state_layout so_far = {0};
-    for (int l = 0; l < c->n_layers; l++) {
-        sala_layer *w = &net->layers[l];
-        w->attn_slot = so_far.n_attn;
-        w->row_slot = so_far.n_sparse;
-        w->linear_slot = so_far.linear.n_layers;
-        sala_mixer_get(c->mixers[l])->plan(c, &so_far);
-    }
-}
-
 /* ---- scratch ---- */
 
 enum { DECAYS = SALA_LIGHTNING_CHUNK + 1 };
@@ -317,14 +303,14 @@ static sala_status make_scratch(sala_net *net, sala_error *err)
     b->normed = carve(&p, rows * c->n_embd);
     b->out = carve(&p, rows * c->n_embd);
     b->q = carve(&p, rows * q);
-    b->mixed = carve(&p, rows * q);
+    b->core = b->mixed = carve(&p, rows * q);
     if (any_gate(c))
         b->mix_gate = carve(&p, rows * q);
     if (selection_ints(c))
         b->selection = (int32_t *)carve(&p, selection_ints(c));
     b->k = carve(&p, rows * kv);
     b->v = carve(&p, rows * kv);
-    b->gate = carve(&p, rows * c->n_ff);
+    b->mid = b->gate = carve(&p, rows * c->n_ff);
     b->up = carve(&p, rows * c->n_ff);
     net->logits = carve(&p, net->max_logit_rows * c->n_vocab);
 
@@ -336,13 +322,8 @@ static sala_status make_scratch(sala_net *net, sala_error *err)
     net->rope_sin = net->rope_cos + (size_t)rows * half;
     net->row_scale = net->rope_sin + (size_t)rows * half;
     net->decay = net->row_scale + rows;
-    for (int h = 0; h < c->lightning.n_heads; h++)
-        for (int i = 0; i < DECAYS; i++)
-            net->decay[h * DECAYS + i] = (float)exp(-sala_lightning_slope(h, c->lightning.n_heads) * i);
     net->inv_freq[1] = net->inv_freq[0] + half;
-    if (c->rope.kind != SALA_ROPE_NONE)
-        for (int list = 0; list < 2; list++)
-            net->rope_factor[list] = sala_rope_inv_freq(c, list == 1, net->inv_freq[list]);
+    sala_net_fill_tables(net);
 
     const bool sparse = sala_config_count(c, SALA_MIXER_SPARSE) > 0;
     return be->ops->reserve(be,
@@ -381,7 +362,7 @@ sala_status sala_net_open(sala_net **out, sala_checkpoint *files, sala_backend *
         goto out;
     }
     ld.next_vector = net->vectors;
-    number_layers(net);
+    sala_net_number_layers(net);
     st = check_mixers(&ld);
     if (st != SALA_OK)
         goto out;

@@ -6,7 +6,7 @@
 #ifndef SALA_MODEL_NET_H
 #define SALA_MODEL_NET_H
 
-#include "backend/backend.h"
+#include "backend/grad.h"
 #include "model/checkpoint.h"
 #include "state/state.h"
 
@@ -28,11 +28,18 @@ typedef struct sala_layer_buffers {
     sala_act *h;         /* [rows][n_embd] residual stream */
     sala_act *normed;    /* [rows][n_embd] */
     sala_act *q, *k, *v; /* [rows][heads * head_dim] */
-    sala_act *mixed;     /* [rows][heads * head_dim] */
+    sala_act *core;      /* the same: output of attention as it comes */
+    sala_act *mixed;     /* the same: normed and gated, where a mixer does that; inference points core here */
     sala_act *mix_gate;  /* the same; NULL when no mixer has a gate */
     int32_t *selection;  /* sparse mixers: as in sala_selection; NULL when there is none */
-    sala_act *gate, *up; /* [rows][n_ff]; the product goes to gate */
+    sala_act *gate, *up; /* [rows][n_ff] */
+    sala_act *mid;       /* the same: their product; inference points it at gate */
     sala_act *out;       /* [rows][n_embd] output of a sublayer before it is added */
+    /* For a backward pass only; NULL in inference, and where a layer has no such thing. */
+    sala_act *q_raw, *k_raw; /* q and k before their norms, in layers that have these */
+    sala_act *lse;           /* as in sala_attn_args */
+    sala_act *states;        /* as in sala_lightning_args */
+    int states_every;
 } sala_layer_buffers;
 
 typedef enum sala_observe_point {
@@ -55,6 +62,9 @@ typedef struct sala_net {
     sala_checkpoint files;
     const sala_config *config;
     sala_backend *be;
+    /* Training: the backward half of the device, and how many elements the gradient of a vector lies behind it. */
+    const sala_grad_ops *grad;
+    ptrdiff_t grad_offset;
     sala_weight *embed, *head; /* head == embed when tied */
     sala_act *out_norm;
     sala_layer *layers;
@@ -68,7 +78,7 @@ typedef struct sala_net {
     sala_layer_buffers buffers;
     sala_act *logits;           /* [max_logit_rows][n_vocab] */
     float *rope_cos, *rope_sin; /* host, [max_rows][n_rot / 2] */
-    float *row_scale;           /* host, [max_rows]: position-dependent scale of queries */
+    float *row_scale;           /* host, [max_rows]: position-dependent scale of queries; NULL: none is applied */
     float *decay;               /* host, [lightning heads][SALA_LIGHTNING_CHUNK + 1] */
     double *inv_freq[2];        /* short, long */
     double rope_factor[2];
@@ -84,6 +94,24 @@ typedef bool sala_net_progress_fn(void *user, const char *what, uint64_t done, u
 sala_status sala_net_open(sala_net **out, sala_checkpoint *files, sala_backend *be, sala_net_progress_fn *progress,
                           void *user, sala_error *err);
 void sala_net_close(sala_net *net);
+
+/* A weight, or a vector in device memory, and what it is to a model. */
+typedef struct sala_net_part {
+    sala_tensor_role role;
+    int layer; /* for the roles of layers */
+    sala_weight *weight;
+    sala_act *vector;
+} sala_net_part;
+
+/* A net of parts that the caller keeps, for one who runs layers by hand (layer.h): it has tables of angles for max_rows
+ * rows, but no files, no buffers and no logits, and nothing is reserved on the device. Every tensor that the config
+ * asks for must be there; `config` is borrowed too. Tied heads need no part of their own. */
+sala_status sala_net_open_parts(sala_net **out, const sala_config *config, sala_backend *be, const sala_net_part *parts,
+                                int n_parts, int64_t max_rows, sala_error *err);
+void sala_net_close_parts(sala_net *net);
+/* For the two ways of opening: which part of a session's pages is whose, and decays and frequencies. */
+void sala_net_number_layers(sala_net *net);
+void sala_net_fill_tables(sala_net *net);
 /* Memory that a net takes beside its weights. */
 uint64_t sala_net_scratch_bytes(const sala_config *c);
 uint64_t sala_net_weight_bytes(const sala_net *net); /* packed copies; mapped weights not counted */

@@ -107,3 +107,18 @@ double sala_rope_inv_freq(const sala_config *c, bool long_list, double *inv_freq
     }
     return attention_factor(c);
 }
+
+void sala_rope_rows(float *cosines, float *sines, const double *inv_freq, int n_pairs, double factor, int64_t position,
+                    int64_t n)
+{
+    const float times = (float)factor;
+    for (int64_t i = 0; i < n; i++) {
+        const float at = (float)(position + i);
+        for (int j = 0; j < n_pairs; j++) {
+            /* The angle is rounded to f32 before the cosine, as in the code the models were trained with. */
+            const float angle = at * (float)inv_freq[j];
+            cosines[i * n_pairs + j] = cosf(angle) * times;
+            sines[i * n_pairs + j] = sinf(angle) * times;
+        }
+    }
+}

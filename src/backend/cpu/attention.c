@@ -6,6 +6,7 @@
  * thread (prefill), or the splits of few queries go to different threads (decode). */
 #include "backend/cpu/cpu.h"
 
+#include <assert.h>
 #include <math.h>
 
 enum { BLOCKS_OF_SPLIT = SALA_CPU_ATTN_SPLIT / SALA_KV_BLOCK };
@@ -479,6 +480,7 @@ static bool all_select(const sala_attn_args *a)
 
 void sala_cpu_attention(sala_backend *be, const sala_attn_args *a)
 {
+    assert(!a->lse); /* nothing here keeps sums for a backward pass */
     sala_cpu *cpu = sala_cpu_of(be);
     attn_job job = {.cpu = cpu,
                     .a = a,

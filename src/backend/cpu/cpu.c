@@ -11,7 +11,7 @@ struct row_job {
     void (*fn)(const row_job *job, int64_t row0, int64_t row1);
     int64_t n_rows, rows_per_task, n;
     sala_act *out, *x;
-    const sala_act *y, *w;
+    const sala_act *y, *w, *before;
     float r, eps;
     int64_t stride;
     int n_heads, head_dim;
@@ -64,20 +64,24 @@ static void add_norm_rows(const row_job *job, int64_t row0, int64_t row1)
 {
     for (int64_t i = row0; i < row1; i++) {
         sala_act *x = job->x + i * job->n;
+        if (job->before != job->x)
+            memcpy(x, job->before + i * job->n, (size_t)job->n * sizeof *x);
         job->cpu->k.add_scaled(x, job->y + i * job->n, job->r, job->n);
-        job->cpu->k.rms_norm(job->out + i * job->n, x, job->w, job->n, job->eps);
+        if (job->out)
+            job->cpu->k.rms_norm(job->out + i * job->n, x, job->w, job->n, job->eps);
     }
 }
 
-static void cpu_add_norm(sala_backend *be, sala_act *out, sala_act *x, const sala_act *y, float r, const sala_act *w,
-                         int64_t n_rows, int64_t n, float eps)
+static void cpu_add_norm(sala_backend *be, sala_act *out, sala_act *x_out, const sala_act *x, const sala_act *y,
+                         sala_act r, const sala_act *w, int64_t n_rows, int64_t n, sala_act eps)
 {
     row_job job = {.cpu = sala_cpu_of(be),
                    .fn = add_norm_rows,
                    .n_rows = n_rows,
                    .n = n,
                    .out = out,
-                   .x = x,
+                   .x = x_out,
+                   .before = x,
                    .y = y,
                    .r = r,
                    .w = w,
@@ -129,6 +133,8 @@ static void rope_rows(const row_job *job, int64_t row0, int64_t row1)
     const int d = job->head_dim;
     for (int64_t i = row0; i < row1; i++) {
         sala_act *x = job->x + i * job->stride;
+        if (a->kept)
+            memcpy(a->kept + i * a->kept_stride, x, (size_t)(job->n_heads * d) * sizeof *x);
         if (a->norm)
             for (int h = 0; h < job->n_heads; h++)
                 job->cpu->k.rms_norm(x + h * d, x + h * d, a->norm, d, a->eps);
@@ -237,7 +243,8 @@ static sala_status cpu_reserve(sala_backend *be, const sala_backend_limits *limi
 static void cpu_close(sala_backend *be)
 {
     sala_cpu *cpu = sala_cpu_of(be);
-    sala_pool_close(cpu->pool);
+    if (cpu->own_pool)
+        sala_pool_close(cpu->pool);
     if (cpu->scratch)
         sala_os_pages_free(cpu->scratch, cpu->scratch_bytes);
     free(cpu);
@@ -280,30 +287,53 @@ static const sala_backend_ops cpu_ops = {
     .all_finite = cpu_all_finite,
 };
 
-sala_status sala_backend_cpu_open(sala_backend **out, const char *kernels, int n_threads, bool no_pack, sala_error *err)
+static sala_status open_kernels(sala_cpu **out, const char *kernels, sala_error *err)
 {
     sala_cpu *cpu = calloc(1, sizeof *cpu);
     if (!cpu)
         return sala_fail_memory(err, sizeof *cpu);
     cpu->base.ops = &cpu_ops;
-    cpu->no_pack = no_pack;
-    if (!sala_kernels_get(&cpu->k, kernels, sala_os_cpu_features())) {
-        free(cpu);
-        sala_buf names = {0};
-        for (const char *const *f = sala_kernels_families(); *f; f++)
-            sala_buf_printf(&names, ", %s", *f);
-        const sala_status st =
-            sala_fail(err, SALA_E_INVALID, "kernel family \"%s\" is unknown or this CPU cannot run it; known: auto%s",
-                      kernels, names.data ? names.data : "");
-        sala_buf_free(&names);
-        return st;
+    if (sala_kernels_get(&cpu->k, kernels, sala_os_cpu_features())) {
+        *out = cpu;
+        return SALA_OK;
     }
+    free(cpu);
+    sala_buf names = {0};
+    for (const char *const *f = sala_kernels_families(); *f; f++)
+        sala_buf_printf(&names, ", %s", *f);
+    const sala_status st =
+        sala_fail(err, SALA_E_INVALID, "kernel family \"%s\" is unknown or this CPU cannot run it; known: auto%s",
+                  kernels, names.data ? names.data : "");
+    sala_buf_free(&names);
+    return st;
+}
+
+sala_status sala_backend_cpu_open(sala_backend **out, const char *kernels, int n_threads, bool no_pack, sala_error *err)
+{
+    sala_cpu *cpu;
+    const sala_status st = open_kernels(&cpu, kernels, err);
+    if (st != SALA_OK)
+        return st;
+    cpu->no_pack = no_pack;
     const int rc = sala_pool_open(&cpu->pool, n_threads);
     if (rc) {
         free(cpu);
         return sala_fail_errno(err, rc, "could not start %d threads", n_threads);
     }
+    cpu->own_pool = true;
     cpu->n_workers = sala_pool_size(cpu->pool);
+    *out = &cpu->base;
+    return SALA_OK;
+}
+
+sala_status sala_backend_cpu_open_on(sala_backend **out, const char *kernels, sala_pool *pool, sala_error *err)
+{
+    sala_cpu *cpu;
+    const sala_status st = open_kernels(&cpu, kernels, err);
+    if (st != SALA_OK)
+        return st;
+    cpu->pool = pool;
+    cpu->n_workers = sala_pool_size(pool);
     *out = &cpu->base;
     return SALA_OK;
 }

@@ -10,7 +10,7 @@ typedef struct sala_cpu {
     sala_backend base;
     sala_kernels k;
     sala_pool *pool;
-    bool no_pack;
+    bool own_pool, no_pack;
     int n_workers;
     /* One block, carved: prepared activations, then attention partials, then each worker's scratch. */
     uint8_t *scratch;

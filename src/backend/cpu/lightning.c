@@ -5,6 +5,8 @@
  * depends on the state at the start of its chunk and on the rows of the chunk up to itself, wherever they came from. */
 #include "backend/cpu/cpu.h"
 
+#include <assert.h>
+
 enum { CHUNK = SALA_LIGHTNING_CHUNK };
 
 typedef struct lightning_job {
@@ -100,6 +102,7 @@ static void head_task(void *user, int task, int worker)
 
 void sala_cpu_lightning(sala_backend *be, const sala_lightning_args *a)
 {
+    assert(!a->states); /* nothing here keeps states for a backward pass */
     sala_cpu *cpu = sala_cpu_of(be);
     lightning_job job = {cpu, a};
     const int n_keep = a->n_seqs * a->n_kv_heads;
