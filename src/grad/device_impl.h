@@ -1,9 +1,10 @@
-/* What the files of the training device share. device.c owns the struct and its memory, device_linear.c weights and products,
- * device_rows.c what goes row by row, head.c the loss; attention.c, attention_sparse.c and lightning.c the cores of mixers.
+/* What the files of the training device share. device.c owns the struct and its memory, device_linear.c weights and
+ * products, device_rows.c what goes row by row, head.c the loss; attention.c, attention_sparse.c and lightning.c the
+ * cores of mixers.
  *
- * An operation is cut into tasks by shape alone and every task owns what it writes, so that bits do not depend on the number
- * of threads. Memory: each worker has `worker_bytes` of its own, and the operation that runs has `shared_bytes`; both are
- * the largest that any operation asks for, and neither keeps anything from one operation to the next. */
+ * An operation is cut into tasks by shape alone and every task owns what it writes, so that bits do not depend on the
+ * number of threads. Memory: each worker has `worker_bytes` of its own, and the operation that runs has `shared_bytes`;
+ * both are the largest that any operation asks for, and neither keeps anything from one operation to the next. */
 #ifndef SALA_GRAD_DEVICE_IMPL_H
 #define SALA_GRAD_DEVICE_IMPL_H
 
@@ -49,7 +50,8 @@ static inline size_t sala_align64(size_t n)
     return (n + 63) / 64 * 64;
 }
 
-/* Rows of one task of row-wise work, and rows whose contributions to a column sum are added up before they meet the others. */
+/* Rows of one task of row-wise work, and rows whose contributions to a column sum are added up before they meet the
+ * others. */
 enum { SALA_ROW_TASK = 64, SALA_ROW_SUM = 512 };
 
 /* ---- attention.c: dense attention; passes on to attention_sparse.c what has a selection ---- */
@@ -65,7 +67,8 @@ size_t sala_sparse_worker_bytes(const sala_backend_limits *l, sala_precision p);
 uint64_t sala_sparse_shared_bytes(const sala_backend_limits *l, sala_precision p, int n_workers);
 /* Blocks of keys and the CPU backend that selects; bytes are what open() takes beside scratch. */
 uint64_t sala_sparse_device_bytes(const sala_backend_limits *l);
-sala_status sala_sparse_device_open(sala_sparse_device **out, sala_device *dev, const sala_backend_limits *l, sala_error *err);
+sala_status sala_sparse_device_open(sala_sparse_device **out, sala_device *dev, const sala_backend_limits *l,
+                                    sala_error *err);
 void sala_sparse_device_close(sala_sparse_device *s); /* NULL is fine */
 /* Puts dev->keys into the blocks of one layer and compresses them; rows and kv say how. */
 void sala_device_compress(sala_backend *be, const sala_attn_seq *seqs, int n_seqs, const sala_kv_shape *kv,
@@ -89,21 +92,22 @@ sala_status sala_device_weight_new(sala_backend *be, sala_weight **out, sala_dty
                                    const void *data, sala_error *err);
 void sala_device_weight_free(sala_backend *be, sala_weight *w);
 uint64_t sala_device_weight_bytes(const sala_weight *w);
-void sala_device_get_rows(sala_backend *be, sala_act *out, const sala_weight *w, const int32_t *ids, int64_t n, sala_act scale);
+void sala_device_get_rows(sala_backend *be, sala_act *out, const sala_weight *w, const int32_t *ids, int64_t n,
+                          sala_act scale);
 void sala_device_export_row(sala_backend *be, float *out, const sala_weight *w, int64_t row);
-void sala_device_linear_group(sala_backend *be, const sala_linear_out *outs, int n_outs, const sala_act *x, int64_t n_rows,
-                              int64_t cols);
-void sala_device_linear_group_back(sala_backend *be, const sala_linear_back *outs, int n_outs, sala_act *dx, const sala_act *x,
-                                   int64_t n_rows, int64_t cols, bool add);
-void sala_device_get_rows_back(sala_backend *be, const sala_weight *w, const int32_t *ids, const sala_act *d_out, int64_t n,
-                               sala_act scale);
+void sala_device_linear_group(sala_backend *be, const sala_linear_out *outs, int n_outs, const sala_act *x,
+                              int64_t n_rows, int64_t cols);
+void sala_device_linear_group_back(sala_backend *be, const sala_linear_back *outs, int n_outs, sala_act *dx,
+                                   const sala_act *x, int64_t n_rows, int64_t cols, bool add);
+void sala_device_get_rows_back(sala_backend *be, const sala_weight *w, const int32_t *ids, const sala_act *d_out,
+                               int64_t n, sala_act scale);
 
-/* One product of a batch of them: y = x W^T (OUT), dx (+)= dy W (BACK), or dW += dy^T x (GRAD), for n_rows rows. x and dy
- * as what sala_device_operand made of them. */
+/* One product of a batch of them: y = x W^T (OUT), dx (+)= dy W (BACK), or dW += dy^T x (GRAD), for n_rows rows. x and
+ * dy as what sala_device_operand made of them. */
 typedef struct sala_dense {
     sala_product_kind kind;
     const sala_weight *w;
-    sala_num *c;      /* OUT: y, BACK: dx; GRAD: NULL, the weight knows */
+    sala_num *c; /* OUT: y, BACK: dx; GRAD: NULL, the weight knows */
     int64_t ldc;
     const void *x, *dy; /* rows as operands; OUT reads x, BACK dy, GRAD both */
     int64_t ldx, ldy;
@@ -111,10 +115,10 @@ typedef struct sala_dense {
 } sala_dense;
 /* Products whose results are disjoint, all tiles at once. */
 void sala_device_products(sala_device *dev, const sala_dense *products, int n, int64_t n_rows);
-/* Rows as products take them: in f32 runs x itself; in bf16 runs rounded copies at `place`, zeros up to a multiple of 64 rows.
- * *ld is set. */
-const void *sala_device_operand(sala_device *dev, uint8_t *place, const sala_act *x, int64_t ldx, int64_t n_rows, int64_t cols,
-                                int64_t *ld);
+/* Rows as products take them: in f32 runs x itself; in bf16 runs rounded copies at `place`, zeros up to a multiple of
+ * 64 rows. *ld is set. */
+const void *sala_device_operand(sala_device *dev, uint8_t *place, const sala_act *x, int64_t ldx, int64_t n_rows,
+                                int64_t cols, int64_t *ld);
 size_t sala_device_operand_bytes(sala_precision p, int64_t n_rows, int64_t cols);
 /* Packs of bf16 runs, where they are older than the values. */
 void sala_device_pack(sala_device *dev, const sala_weight *const *weights, int n, bool out, bool back);
@@ -126,13 +130,15 @@ int64_t sala_weight_cols(const sala_weight *w);
 
 uint64_t sala_rows_shared_bytes(const sala_backend_limits *l);
 /* sum[j] += the column sums of x [n_rows][ldx], 512 rows at a time. */
-void sala_device_column_sums(sala_device *dev, sala_num *sum, const sala_num *x, int64_t ldx, int64_t n_rows, int64_t n);
-void sala_device_rms_norm(sala_backend *be, sala_act *out, const sala_act *x, const sala_act *w, int64_t n_rows, int64_t n,
-                          sala_act eps);
-void sala_device_add_norm(sala_backend *be, sala_act *out, sala_act *x_out, const sala_act *x, const sala_act *y, sala_act r,
-                          const sala_act *w, int64_t n_rows, int64_t n, sala_act eps);
+void sala_device_column_sums(sala_device *dev, sala_num *sum, const sala_num *x, int64_t ldx, int64_t n_rows,
+                             int64_t n);
+void sala_device_rms_norm(sala_backend *be, sala_act *out, const sala_act *x, const sala_act *w, int64_t n_rows,
+                          int64_t n, sala_act eps);
+void sala_device_add_norm(sala_backend *be, sala_act *out, sala_act *x_out, const sala_act *x, const sala_act *y,
+                          sala_act r, const sala_act *w, int64_t n_rows, int64_t n, sala_act eps);
 void sala_device_scale(sala_backend *be, sala_act *x, sala_act s, int64_t n_rows, int64_t n);
-void sala_device_swiglu(sala_backend *be, sala_act *out, const sala_act *gate, const sala_act *up, int64_t n_rows, int64_t n);
+void sala_device_swiglu(sala_backend *be, sala_act *out, const sala_act *gate, const sala_act *up, int64_t n_rows,
+                        int64_t n);
 void sala_device_sigmoid_gate(sala_backend *be, sala_act *out, const sala_act *x, const sala_act *gate, int64_t n_rows,
                               int64_t n);
 void sala_device_rope(sala_backend *be, sala_act *x, int64_t stride, int n_heads, int head_dim, int64_t n_rows,
@@ -142,10 +148,10 @@ void sala_device_rms_norm_back(sala_backend *be, sala_act *dx, sala_act *dw, con
 void sala_device_scale_to(sala_backend *be, sala_act *out, const sala_act *x, sala_act s, int64_t n_rows, int64_t n);
 void sala_device_swiglu_back(sala_backend *be, sala_act *dgate, sala_act *dup, sala_act *mid, const sala_act *d_out,
                              const sala_act *gate, const sala_act *up, int64_t n_rows, int64_t n);
-void sala_device_rope_back(sala_backend *be, sala_act *dx, sala_act *dnorm, const sala_act *raw, int64_t stride, int n_heads,
-                           int head_dim, int64_t n_rows, const sala_rope_args *args);
-void sala_device_sigmoid_gate_back(sala_backend *be, sala_act *dx, sala_act *dgate, const sala_act *dy, const sala_act *x,
-                                   const sala_act *gate, int64_t n_rows, int64_t n);
+void sala_device_rope_back(sala_backend *be, sala_act *dx, sala_act *dnorm, const sala_act *raw, int64_t stride,
+                           int n_heads, int head_dim, int64_t n_rows, const sala_rope_args *args);
+void sala_device_sigmoid_gate_back(sala_backend *be, sala_act *dx, sala_act *dgate, const sala_act *dy,
+                                   const sala_act *x, const sala_act *gate, int64_t n_rows, int64_t n);
 void sala_device_keep(sala_backend *be, void *slot, const sala_act *x, int64_t n);
 void sala_device_recall(sala_backend *be, sala_act *x, const void *slot, int64_t n);
 

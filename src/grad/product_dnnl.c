@@ -1,0 +1,672 @@
+/* Dense products by oneDNN, each on the calling thread alone: the threads are ours, and the library's own are told to
+ * be one.
+ *
+ * f32: dnnl_sgemm, which takes any shape as it comes. bf16: matmul primitives, which are made for one shape each. Rows
+ * of tokens come in pieces of PIECE_LARGE and PIECE_SMALL, the operands being zero up to a multiple of the latter;
+ * where C ends before that, the last piece goes through a worker's own rows. Primitives are found in a list that only
+ * grows, without a lock; sala_product_prepare() fills it ahead, and a shape that was never announced is made when it is
+ * met.
+ *
+ * Bits of a result depend on the machine and the shape (the library picks code by both), not on threads. */
+#ifdef SALA_HAVE_DNNL
+
+#include "grad/product_impl.h"
+
+#include <oneapi/dnnl/dnnl.h>
+
+#include <math.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { PIECE_LARGE = 256, PIECE_SMALL = SALA_PRODUCT_ROWS };
+
+#if DNNL_CPU_RUNTIME == DNNL_RUNTIME_OMP
+/* The OpenMP runtime that the library runs on. The number belongs to the calling thread, so a program that uses OpenMP
+ * beside us keeps its own. */
+extern void omp_set_num_threads(int n);
+extern int omp_get_max_threads(void);
+
+static int alone(void)
+{
+    const int before = omp_get_max_threads();
+    omp_set_num_threads(1);
+    return before;
+}
+
+static void not_alone(int before)
+{
+    omp_set_num_threads(before);
+}
+#elif DNNL_CPU_RUNTIME == DNNL_RUNTIME_SEQ
+static int alone(void)
+{
+    return 1;
+}
+
+static void not_alone(int before)
+{
+    (void)before;
+}
+#else
+#error "this oneDNN has threads of its own kind; build with -DSALA_DNNL=OFF"
+#endif
+
+/* ---- where the versions differ ---- */
+
+#if DNNL_VERSION_MAJOR >= 3
+typedef dnnl_memory_desc_t md;
+typedef const_dnnl_memory_desc_t md_ref;
+#define MD_REF(m) (m)
+
+static dnnl_status_t md_strided(md *out, dnnl_data_type_t type, int64_t rows, int64_t cols, int64_t row, int64_t col)
+{
+    const dnnl_dims_t dims = {rows, cols}, strides = {row, col};
+    return dnnl_memory_desc_create_with_strides(out, 2, dims, type, strides);
+}
+
+static dnnl_status_t md_any(md *out, dnnl_data_type_t type, int64_t rows, int64_t cols)
+{
+    const dnnl_dims_t dims = {rows, cols};
+    return dnnl_memory_desc_create_with_tag(out, 2, dims, type, dnnl_format_tag_any);
+}
+
+static void md_free(md *m)
+{
+    if (*m)
+        dnnl_memory_desc_destroy(*m);
+    *m = NULL;
+}
+
+static dnnl_status_t md_copy(md *out, md_ref from)
+{
+    return dnnl_memory_desc_clone(out, from);
+}
+
+static dnnl_status_t append_sum(dnnl_post_ops_t ops)
+{
+    return dnnl_post_ops_append_sum(ops, 1.0f, 0, dnnl_data_type_undef);
+}
+
+static dnnl_status_t make_matmul(dnnl_primitive_desc_t *out, dnnl_engine_t engine, const md *a, const md *b,
+                                 const md *c, dnnl_primitive_attr_t attr)
+{
+    return dnnl_matmul_primitive_desc_create(out, engine, *a, *b, NULL, *c, attr);
+}
+
+static dnnl_status_t make_reorder(dnnl_primitive_desc_t *out, dnnl_engine_t engine, const md *from, const md *to,
+                                  dnnl_primitive_attr_t attr)
+{
+    return dnnl_reorder_primitive_desc_create(out, *from, engine, *to, engine, attr);
+}
+#else
+typedef dnnl_memory_desc_t md;
+typedef const dnnl_memory_desc_t *md_ref;
+#define MD_REF(m) (&(m))
+
+static dnnl_status_t md_strided(md *out, dnnl_data_type_t type, int64_t rows, int64_t cols, int64_t row, int64_t col)
+{
+    const dnnl_dims_t dims = {rows, cols}, strides = {row, col};
+    return dnnl_memory_desc_init_by_strides(out, 2, dims, type, strides);
+}
+
+static dnnl_status_t md_any(md *out, dnnl_data_type_t type, int64_t rows, int64_t cols)
+{
+    const dnnl_dims_t dims = {rows, cols};
+    return dnnl_memory_desc_init_by_tag(out, 2, dims, type, dnnl_format_tag_any);
+}
+
+static void md_free(md *m)
+{
+    memset(m, 0, sizeof *m);
+}
+
+static dnnl_status_t md_copy(md *out, md_ref from)
+{
+    *out = *from;
+    return dnnl_success;
+}
+
+static dnnl_status_t append_sum(dnnl_post_ops_t ops)
+{
+    return dnnl_post_ops_append_sum(ops, 1.0f);
+}
+
+static dnnl_status_t make_matmul(dnnl_primitive_desc_t *out, dnnl_engine_t engine, const md *a, const md *b,
+                                 const md *c, dnnl_primitive_attr_t attr)
+{
+    dnnl_matmul_desc_t d;
+    const dnnl_status_t st = dnnl_matmul_desc_init(&d, a, b, NULL, c);
+    return st == dnnl_success ? dnnl_primitive_desc_create(out, &d, attr, engine, NULL) : st;
+}
+
+static dnnl_status_t make_reorder(dnnl_primitive_desc_t *out, dnnl_engine_t engine, const md *from, const md *to,
+                                  dnnl_primitive_attr_t attr)
+{
+    return dnnl_reorder_primitive_desc_create(out, from, engine, to, engine, attr);
+}
+#endif
+
+/* ---- primitives ---- */
+
+enum { ARG_A, ARG_B, ARG_C, ARG_SCRATCH, N_ARGS };
+
+/* What one worker hands to a primitive; only the addresses change. */
+typedef struct worker_args {
+    dnnl_memory_t memory[N_ARGS];
+    void *scratch;
+} worker_args;
+
+/* A primitive of one exact shape, or (pack) the reorder that makes its B. */
+typedef struct entry {
+    struct entry *next;
+    bool pack;
+    sala_product_shape key; /* fields that its kind ignores are 0 */
+    dnnl_primitive_t primitive;
+    md b; /* how B lies */
+    size_t b_bytes;
+    worker_args *workers;
+} entry;
+
+typedef struct dnnl_product {
+    sala_product base;
+    dnnl_engine_t engine;
+    dnnl_stream_t *streams;   /* one a worker */
+    _Atomic(entry *) entries; /* pushed with release under `lock`, walked with acquire without it */
+    sala_turn *lock;          /* for making entries */
+    uint8_t *scratch;         /* a worker's rows of C beyond the last whole piece */
+    size_t scratch_bytes, worker_bytes;
+} dnnl_product;
+
+static void entry_free(const dnnl_product *g, entry *e)
+{
+    if (!e)
+        return;
+    for (int w = 0; e->workers && w < g->base.n_workers; w++) {
+        for (int i = 0; i < N_ARGS; i++)
+            if (e->workers[w].memory[i])
+                dnnl_memory_destroy(e->workers[w].memory[i]);
+        free(e->workers[w].scratch);
+    }
+    free(e->workers);
+    if (e->primitive)
+        dnnl_primitive_destroy(e->primitive);
+    md_free(&e->b);
+    free(e);
+}
+
+static bool same_shape(const sala_product_shape *a, const sala_product_shape *b)
+{
+    return a->kind == b->kind && a->m == b->m && a->n == b->n && a->k == b->k && a->lda == b->lda && a->ldb == b->ldb &&
+           a->ldc == b->ldc && a->add == b->add;
+}
+
+static entry *find_entry(const dnnl_product *g, bool pack, const sala_product_shape *key)
+{
+    entry *e = atomic_load_explicit(&g->entries, memory_order_acquire);
+    while (e && !(e->pack == pack && same_shape(&e->key, key)))
+        e = e->next;
+    return e;
+}
+
+/* The descriptions of an entry's operands: A, B as the primitive wants it, C. */
+static dnnl_status_t describe_matmul(const sala_product_shape *s, md_ref packed, md *a, md *b, md *c)
+{
+    const bool grad = s->kind == SALA_PRODUCT_GRAD;
+    dnnl_status_t st = md_strided(a, dnnl_bf16, s->m, s->k, grad ? 1 : s->lda, grad ? s->lda : 1);
+    if (st == dnnl_success)
+        st = grad     ? md_strided(b, dnnl_bf16, s->k, s->n, s->ldb, 1)
+             : packed ? md_copy(b, packed)
+                      : md_any(b, dnnl_bf16, s->k, s->n);
+    if (st == dnnl_success)
+        st = md_strided(c, dnnl_f32, s->m, s->n, s->ldc, 1);
+    return st;
+}
+
+static dnnl_status_t make_attr(dnnl_primitive_attr_t *attr, bool add)
+{
+    dnnl_status_t st = dnnl_primitive_attr_create(attr);
+    if (st == dnnl_success) /* a scratchpad of the library's would be shared by all threads */
+        st = dnnl_primitive_attr_set_scratchpad_mode(*attr, dnnl_scratchpad_mode_user);
+    if (st == dnnl_success && add) {
+        dnnl_post_ops_t ops = NULL;
+        st = dnnl_post_ops_create(&ops);
+        if (st == dnnl_success)
+            st = append_sum(ops);
+        if (st == dnnl_success)
+            st = dnnl_primitive_attr_set_post_ops(*attr, ops);
+        if (ops)
+            dnnl_post_ops_destroy(ops);
+    }
+    return st;
+}
+
+static dnnl_status_t make_workers(const dnnl_product *g, entry *e, dnnl_primitive_desc_t pd, const md *a, const md *c)
+{
+    e->workers = calloc((size_t)g->base.n_workers, sizeof *e->workers);
+    if (!e->workers)
+        return dnnl_out_of_memory;
+    md_ref scratch = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
+    const size_t bytes = scratch ? dnnl_memory_desc_get_size(scratch) : 0;
+    for (int w = 0; w < g->base.n_workers; w++) {
+        worker_args *args = &e->workers[w];
+        dnnl_status_t st = dnnl_memory_create(&args->memory[ARG_A], MD_REF(*a), g->engine, DNNL_MEMORY_NONE);
+        if (st == dnnl_success)
+            st = dnnl_memory_create(&args->memory[ARG_B], MD_REF(e->b), g->engine, DNNL_MEMORY_NONE);
+        if (st == dnnl_success && c)
+            st = dnnl_memory_create(&args->memory[ARG_C], MD_REF(*c), g->engine, DNNL_MEMORY_NONE);
+        if (st == dnnl_success && bytes) {
+            args->scratch = aligned_alloc(64, (bytes + 63) / 64 * 64);
+            st = args->scratch ? dnnl_memory_create(&args->memory[ARG_SCRATCH], scratch, g->engine, args->scratch)
+                               : dnnl_out_of_memory;
+        }
+        if (st != dnnl_success)
+            return st;
+    }
+    return dnnl_success;
+}
+
+/* `packed`: how B lies, or NULL where this entry decides it. impl (may be NULL): takes the name of the library's code.
+ */
+static dnnl_status_t make_product(const dnnl_product *g, entry **out, const sala_product_shape *key, md_ref packed,
+                                  char impl[64])
+{
+    md a, b, c;
+    memset(&a, 0, sizeof a);
+    memset(&b, 0, sizeof b);
+    memset(&c, 0, sizeof c);
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_primitive_desc_t pd = NULL;
+    entry *e = calloc(1, sizeof *e);
+    dnnl_status_t st = e ? describe_matmul(key, packed, &a, &b, &c) : dnnl_out_of_memory;
+    if (st == dnnl_success)
+        st = make_attr(&attr, key->add);
+    if (st == dnnl_success)
+        st = make_matmul(&pd, g->engine, &a, &b, &c, attr);
+    if (st == dnnl_success) {
+        md_ref chosen = dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
+        e->key = *key;
+        e->b_bytes = dnnl_memory_desc_get_size(chosen);
+        st = md_copy(&e->b, chosen);
+    }
+    if (st == dnnl_success)
+        st = dnnl_primitive_create(&e->primitive, pd);
+    if (st == dnnl_success)
+        st = make_workers(g, e, pd, &a, &c);
+    if (st == dnnl_success && impl) {
+        const char *name = NULL;
+        st = dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&name);
+        snprintf(impl, 64, "%s", name ? name : "");
+    }
+    if (pd)
+        dnnl_primitive_desc_destroy(pd);
+    if (attr)
+        dnnl_primitive_attr_destroy(attr);
+    md_free(&a);
+    md_free(&b);
+    md_free(&c);
+    if (st == dnnl_success)
+        *out = e;
+    else
+        entry_free(g, e);
+    return st;
+}
+
+/* The reorder of f32 rows with stride key->ldb into B of `product`. */
+static dnnl_status_t make_pack(const dnnl_product *g, entry **out, const sala_product_shape *key, const entry *product)
+{
+    md from;
+    memset(&from, 0, sizeof from);
+    dnnl_primitive_attr_t attr = NULL;
+    dnnl_primitive_desc_t pd = NULL;
+    entry *e = calloc(1, sizeof *e);
+    const bool turned = key->kind == SALA_PRODUCT_OUT;
+    dnnl_status_t st = e ? md_strided(&from, dnnl_f32, key->k, key->n, turned ? 1 : key->ldb, turned ? key->ldb : 1)
+                         : dnnl_out_of_memory;
+    if (st == dnnl_success) {
+        e->pack = true;
+        e->key = *key;
+        st = md_copy(&e->b, MD_REF(product->b));
+    }
+    if (st == dnnl_success)
+        st = make_attr(&attr, false);
+    if (st == dnnl_success)
+        st = make_reorder(&pd, g->engine, &from, &e->b, attr);
+    if (st == dnnl_success)
+        st = dnnl_primitive_create(&e->primitive, pd);
+    if (st == dnnl_success)
+        st = make_workers(g, e, pd, &from, NULL);
+    if (pd)
+        dnnl_primitive_desc_destroy(pd);
+    if (attr)
+        dnnl_primitive_attr_destroy(attr);
+    md_free(&from);
+    if (st == dnnl_success)
+        *out = e;
+    else
+        entry_free(g, e);
+    return st;
+}
+
+/* The shape that decides how B of an OUT or BACK product lies: large pieces, dense rows. All others take what it chose.
+ */
+static sala_product_shape model_shape(sala_product_kind kind, int64_t n, int64_t k)
+{
+    return (sala_product_shape){.kind = kind, .m = PIECE_LARGE, .n = n, .k = k, .lda = k, .ldc = n};
+}
+
+static void push(dnnl_product *g, entry *e)
+{
+    e->next = atomic_load_explicit(&g->entries, memory_order_relaxed);
+    atomic_store_explicit(&g->entries, e, memory_order_release);
+}
+
+/* With the lock held. */
+static dnnl_status_t get_locked(dnnl_product *g, entry **out, bool pack, const sala_product_shape *key)
+{
+    *out = find_entry(g, pack, key);
+    if (*out)
+        return dnnl_success;
+    entry *model = NULL;
+    if (key->kind != SALA_PRODUCT_GRAD) {
+        const sala_product_shape shape = model_shape(key->kind, key->n, key->k);
+        model = find_entry(g, false, &shape);
+        if (!model) {
+            const dnnl_status_t st = make_product(g, &model, &shape, NULL, NULL);
+            if (st != dnnl_success)
+                return st;
+            push(g, model);
+            if (!pack && same_shape(&shape, key)) {
+                *out = model;
+                return dnnl_success;
+            }
+        }
+    }
+    entry *e = NULL;
+    const dnnl_status_t st =
+        pack ? make_pack(g, &e, key, model) : make_product(g, &e, key, model ? MD_REF(model->b) : NULL, NULL);
+    if (st == dnnl_success)
+        push(g, e);
+    *out = e;
+    return st;
+}
+
+static dnnl_status_t get_entry(const dnnl_product *g, entry **out, bool pack, const sala_product_shape *key)
+{
+    *out = find_entry(g, pack, key);
+    if (*out)
+        return dnnl_success;
+    dnnl_product *mine = (dnnl_product *)(uintptr_t)g; /* the list is the only thing that changes, and it has a lock */
+    const int before = alone();
+    sala_turn_take(g->lock);
+    const dnnl_status_t st = get_locked(mine, out, pack, key);
+    sala_turn_give(g->lock);
+    not_alone(before);
+    return st;
+}
+
+static dnnl_status_t execute(const dnnl_product *g, const entry *e, void *a, void *b, void *c, int worker)
+{
+    const worker_args *w = &e->workers[worker];
+    dnnl_memory_set_data_handle(w->memory[ARG_A], a);
+    dnnl_memory_set_data_handle(w->memory[ARG_B], b);
+    if (e->pack) {
+        const dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, w->memory[ARG_A]},
+                                        {DNNL_ARG_TO, w->memory[ARG_B]},
+                                        {DNNL_ARG_SCRATCHPAD, w->memory[ARG_SCRATCH]}};
+        return dnnl_primitive_execute(e->primitive, g->streams[worker], w->scratch ? 3 : 2, args);
+    }
+    dnnl_memory_set_data_handle(w->memory[ARG_C], c);
+    const dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, w->memory[ARG_A]},
+                                    {DNNL_ARG_WEIGHTS, w->memory[ARG_B]},
+                                    {DNNL_ARG_DST, w->memory[ARG_C]},
+                                    {DNNL_ARG_SCRATCHPAD, w->memory[ARG_SCRATCH]}};
+    return dnnl_primitive_execute(e->primitive, g->streams[worker], w->scratch ? 4 : 3, args);
+}
+
+/* ---- bf16 products ---- */
+
+/* The pieces that a number of token rows falls into, one after the other. */
+static int64_t next_piece(int64_t left)
+{
+    return left >= PIECE_LARGE ? PIECE_LARGE : PIECE_SMALL;
+}
+
+static sala_product_shape piece_shape(const sala_product_shape *s, int64_t rows, bool add)
+{
+    sala_product_shape p = *s;
+    p.add = add;
+    if (s->kind == SALA_PRODUCT_GRAD)
+        p.k = rows;
+    else {
+        p.m = rows;
+        p.ldb = 0;
+    }
+    return p;
+}
+
+/* Rows of the last piece that C does not have: the piece is computed beside it. */
+static sala_product_shape tail_shape(const sala_product_shape *s)
+{
+    sala_product_shape p = piece_shape(s, PIECE_SMALL, false);
+    p.ldc = s->n;
+    return p;
+}
+
+static sala_status fail_dnnl(sala_error *err, dnnl_status_t st, const sala_product_shape *s)
+{
+    return sala_fail(err, st == dnnl_out_of_memory ? SALA_E_MEMORY : SALA_E_UNSUPPORTED,
+                     "oneDNN has no bf16 product of %lld x %lld x %lld here (status %d)", (long long)s->m,
+                     (long long)s->n, (long long)s->k, (int)st);
+}
+
+/* Rows that the tails of OUT and BACK products go through; grown while nobody computes. */
+static bool grow_scratch(dnnl_product *g, int64_t n)
+{
+    const size_t bytes = ((size_t)PIECE_SMALL * (size_t)n * sizeof(float) + 63) / 64 * 64;
+    if (bytes <= g->worker_bytes)
+        return true;
+    uint8_t *p = sala_os_pages_alloc(bytes * (size_t)g->base.n_workers);
+    if (!p)
+        return false;
+    sala_os_pages_free(g->scratch, g->scratch_bytes);
+    g->scratch = p;
+    g->worker_bytes = bytes;
+    g->scratch_bytes = bytes * (size_t)g->base.n_workers;
+    return true;
+}
+
+static sala_status dnnl_prepare(sala_product *base, const sala_product_shape *s, sala_error *err)
+{
+    dnnl_product *g = (dnnl_product *)base;
+    if (base->precision == SALA_PRECISION_F32)
+        return SALA_OK;
+    const bool grad = s->kind == SALA_PRODUCT_GRAD;
+    const int64_t rows = grad ? s->k : s->m;
+    entry *e = NULL;
+    dnnl_status_t st = dnnl_success;
+    for (int64_t piece = PIECE_LARGE; piece && st == dnnl_success; piece = piece == PIECE_LARGE ? PIECE_SMALL : 0) {
+        if (piece == PIECE_LARGE && rows < PIECE_LARGE)
+            continue;
+        const sala_product_shape first = piece_shape(s, piece, s->add), later = piece_shape(s, piece, true);
+        st = get_entry(g, &e, false, &first);
+        if (st == dnnl_success && grad && !s->add)
+            st = get_entry(g, &e, false, &later);
+    }
+    if (st == dnnl_success && !grad) {
+        const sala_product_shape tail = tail_shape(s);
+        sala_product_shape pack = piece_shape(s, 0, false);
+        pack.lda = pack.ldc = 0;
+        pack.ldb = s->ldb;
+        st = get_entry(g, &e, false, &tail);
+        if (st == dnnl_success)
+            st = get_entry(g, &e, true, &pack);
+    }
+    if (st != dnnl_success)
+        return fail_dnnl(err, st, s);
+    if (!grad && !grow_scratch(g, s->n))
+        return sala_fail_memory(err,
+                                (uint64_t)PIECE_SMALL * (uint64_t)s->n * sizeof(float) * (uint64_t)base->n_workers);
+    return SALA_OK;
+}
+
+static size_t dnnl_pack_bytes(const sala_product *base, sala_product_kind kind, int64_t n, int64_t k)
+{
+    const dnnl_product *g = (const dnnl_product *)base;
+    const sala_product_shape shape = model_shape(kind, n, k);
+    entry *e = NULL;
+    return get_entry(g, &e, false, &shape) == dnnl_success ? (e->b_bytes + 63) / 64 * 64 : 0;
+}
+
+/* Primitives were made and proven when the shape was announced, and the library has no way to fail beyond running out
+ * of memory; a result that was not computed must not pass for one. */
+static void must(dnnl_status_t st, float *c, int64_t n)
+{
+    if (st != dnnl_success)
+        for (int64_t i = 0; i < n; i++)
+            c[i] = NAN;
+}
+
+static void dnnl_pack(const sala_product *base, void *dst, sala_product_kind kind, int64_t n, int64_t k,
+                      const sala_num *w, int64_t ldw, int worker)
+{
+    const dnnl_product *g = (const dnnl_product *)base;
+    const sala_product_shape key = {.kind = kind, .n = n, .k = k, .ldb = ldw};
+    entry *e = NULL;
+    dnnl_status_t st = get_entry(g, &e, true, &key);
+    const int before = alone();
+    if (st == dnnl_success)
+        st = execute(g, e, (void *)(uintptr_t)w, dst, NULL, worker);
+    not_alone(before);
+    if (st != dnnl_success)
+        memset(dst, 0xff, dnnl_pack_bytes(base, kind, n, k)); /* bf16's not-a-number */
+}
+
+static void run_bf16(const dnnl_product *g, const sala_product_shape *s, float *c, const uint16_t *a, const uint16_t *b,
+                     int worker)
+{
+    const bool grad = s->kind == SALA_PRODUCT_GRAD;
+    const int64_t rows = grad ? s->k : s->m;
+    uint8_t *tail = g->scratch + (size_t)worker * g->worker_bytes;
+    for (int64_t at = 0; at < rows;) {
+        const int64_t piece = next_piece(rows - at);
+        const bool whole = grad || at + piece <= rows;
+        const sala_product_shape key = whole ? piece_shape(s, piece, s->add || (grad && at > 0)) : tail_shape(s);
+        const int64_t n_rows = grad ? s->m : sala_min_i64(piece, rows - at);
+        float *out = grad ? c : c + at * s->ldc;
+        entry *e = NULL;
+        dnnl_status_t st = get_entry(g, &e, false, &key);
+        if (st == dnnl_success && !whole && (size_t)PIECE_SMALL * (size_t)s->n * sizeof(float) > g->worker_bytes)
+            st = dnnl_out_of_memory; /* never announced */
+        if (st == dnnl_success)
+            st = execute(g, e, (void *)(uintptr_t)(a + at * s->lda), (void *)(uintptr_t)(grad ? b + at * s->ldb : b),
+                         whole ? (void *)out : (void *)tail, worker);
+        for (int64_t i = 0; st != dnnl_success && i < n_rows; i++)
+            must(st, out + i * s->ldc, s->n);
+        for (int64_t i = 0; st == dnnl_success && !whole && i < n_rows; i++) {
+            const float *from = (const float *)(const void *)tail + i * s->n;
+            float *to = out + i * s->ldc;
+            if (s->add)
+                for (int64_t j = 0; j < s->n; j++)
+                    to[j] += from[j];
+            else
+                memcpy(to, from, (size_t)s->n * sizeof *to);
+        }
+        at += piece;
+    }
+}
+
+static void run_f32(const sala_product_shape *s, float *c, const float *a, const float *b)
+{
+    const bool grad = s->kind == SALA_PRODUCT_GRAD;
+    const dnnl_status_t st = dnnl_sgemm(grad ? 'T' : 'N', s->kind == SALA_PRODUCT_OUT ? 'T' : 'N', s->m, s->n, s->k,
+                                        1.0f, a, s->lda, b, s->ldb, s->add ? 1.0f : 0.0f, c, s->ldc);
+    for (int64_t i = 0; st != dnnl_success && i < s->m; i++)
+        must(st, c + i * s->ldc, s->n);
+}
+
+static void dnnl_run(const sala_product *base, const sala_product_shape *s, sala_num *c, const void *a, const void *b,
+                     int worker)
+{
+    const int before = alone();
+    if (base->precision == SALA_PRECISION_F32)
+        run_f32(s, c, a, b);
+    else
+        run_bf16((const dnnl_product *)base, s, c, a, b, worker);
+    not_alone(before);
+}
+
+/* ---- opening ---- */
+
+static void dnnl_close(sala_product *base)
+{
+    dnnl_product *g = (dnnl_product *)base;
+    for (entry *e = atomic_load_explicit(&g->entries, memory_order_acquire); e;) {
+        entry *next = e->next;
+        entry_free(g, e);
+        e = next;
+    }
+    for (int w = 0; g->streams && w < base->n_workers; w++)
+        if (g->streams[w])
+            dnnl_stream_destroy(g->streams[w]);
+    free(g->streams);
+    if (g->engine)
+        dnnl_engine_destroy(g->engine);
+    if (g->lock)
+        sala_turn_close(g->lock);
+    sala_os_pages_free(g->scratch, g->scratch_bytes);
+    free(g);
+}
+
+static const sala_product_ops dnnl_ops = {dnnl_close, dnnl_prepare, dnnl_pack_bytes, dnnl_pack, dnnl_run};
+
+/* Whether the CPU multiplies bf16 itself. The library would emulate it otherwise, more slowly than f32. */
+static bool has_bf16(void)
+{
+    return (sala_os_cpu_features() & SALA_CPU_AVX512_BF16) != 0;
+}
+
+sala_status sala_product_open_dnnl(sala_product **out, const sala_product_params *p, sala_error *err)
+{
+    const bool bf16 = p->precision == SALA_PRECISION_BF16;
+    if (bf16 && !has_bf16())
+        return sala_fail(err, SALA_E_UNSUPPORTED, "this CPU has no bf16 products");
+    dnnl_product *g = calloc(1, sizeof *g);
+    if (!g)
+        return sala_fail_memory(err, sizeof *g);
+    g->base = (sala_product){.ops = &dnnl_ops, .precision = p->precision, .n_workers = p->n_workers};
+    const int before = alone();
+    /* What we use we hold; the library's cache would keep it a second time. Products of f32 stay f32. */
+    dnnl_set_primitive_cache_capacity(0);
+    dnnl_set_default_fpmath_mode(dnnl_fpmath_mode_strict);
+    dnnl_status_t st = dnnl_engine_create(&g->engine, dnnl_cpu, 0);
+    const int rc = sala_turn_open(&g->lock);
+    g->streams = calloc((size_t)p->n_workers, sizeof *g->streams);
+    if (st == dnnl_success && (rc || !g->streams))
+        st = dnnl_out_of_memory;
+    for (int w = 0; w < p->n_workers && st == dnnl_success; w++)
+        st = dnnl_stream_create(&g->streams[w], g->engine, dnnl_stream_default_flags);
+    char impl[64] = "";
+    if (st == dnnl_success && bf16) {
+        const sala_product_shape shape = model_shape(SALA_PRODUCT_OUT, 512, 512);
+        entry *e = NULL;
+        st = make_product(g, &e, &shape, NULL, impl);
+        if (st == dnnl_success)
+            push(g, e);
+    }
+    not_alone(before);
+    const dnnl_version_t *v = dnnl_version();
+    snprintf(g->base.describe, sizeof g->base.describe, "oneDNN %d.%d.%d, %s%s%s", v->major, v->minor, v->patch,
+             bf16 ? "bf16" : "f32", bf16 ? " " : "", impl);
+    if (st != dnnl_success) {
+        dnnl_close(&g->base);
+        return sala_fail(err, st == dnnl_out_of_memory ? SALA_E_MEMORY : SALA_E_UNSUPPORTED,
+                         "oneDNN did not start (status %d)", (int)st);
+    }
+    *out = &g->base;
+    return SALA_OK;
+}
+
+#else
+typedef int sala_product_without_dnnl; /* a file must declare something */
+#endif
