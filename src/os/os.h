@@ -46,6 +46,19 @@ int sala_os_make_dirs(const char *path);     /* as mkdir -p */
 /* Calls fn for each name in the directory (no . and ..), in sorted order; stops when it returns false. */
 int sala_os_list_dir(const char *path, bool (*fn)(void *user, const char *name), void *user);
 
+/* ---- directories of a run ---- */
+
+int sala_os_rename(const char *from, const char *to);
+int sala_os_sync_dir(const char *path);    /* names in it are on the medium when this returns */
+int sala_os_remove_tree(const char *path); /* 0 too when there is none; links are removed, not followed */
+uint64_t sala_os_disk_free(const char *path); /* bytes that this user may still write there; UINT64_MAX: unknown */
+
+/* ---- who this process is ---- */
+
+void sala_os_host_name(char *dst, size_t bytes);
+int64_t sala_os_process_id(void);
+double sala_os_wall_seconds(void); /* since 1970 */
+
 /* ---- files that are changed in place ---- */
 
 typedef enum sala_store_access {

@@ -1,4 +1,4 @@
-/* metrics.jsonl, TensorBoard event files, and reading them back. */
+/* metrics.jsonl, samples.jsonl, TensorBoard event files, and reading curves back. */
 #ifndef SALA_TRAIN_METRICS_H
 #define SALA_TRAIN_METRICS_H
 
@@ -13,8 +13,11 @@ sala_status sala_metrics_step(sala_metrics *m, const sala_step_result *r, double
 /* Further numbers of a step: {"step": N, "kind": "eval", ...}; tags in the event file are KIND/NAME. */
 sala_status sala_metrics_more(sala_metrics *m, int64_t step, const char *kind, const char *const *names, const double *values,
                               int n, sala_error *err);
+/* {"step", "prompt", "text"} in samples.jsonl, which is cut like metrics.jsonl. */
+sala_status sala_metrics_sample(sala_metrics *m, int64_t step, const char *prompt, const char *text, sala_error *err);
 sala_status sala_metrics_sync(sala_metrics *m, sala_error *err); /* before a checkpoint */
-void sala_metrics_close(sala_metrics *m);
+uint64_t sala_metrics_bytes(const sala_metrics *m); /* of metrics.jsonl */
+void sala_metrics_close(sala_metrics *m); /* NULL is fine */
 
 typedef struct sala_curve {
     double *step, *value;

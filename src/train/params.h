@@ -49,6 +49,7 @@ sala_status sala_params_plan(sala_params *out, const sala_run_config *run, sala_
 void sala_params_free(sala_params *p);
 /* The tensor with this role and layer, or NULL. */
 const sala_param *sala_params_find(const sala_params *p, int role, int layer);
+bool sala_param_starts_at_one(const sala_param *p); /* norms; other vectors start at zero */
 /* Values from the seed: tensor t draws from its own generator (seed, XXH3 of the name), so that adding a tensor moves
  * no other. Padding between tensors is zero. */
 void sala_params_init(const sala_params *p, sala_num *values, uint64_t seed);

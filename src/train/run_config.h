@@ -17,6 +17,11 @@ typedef struct sala_run_amount {
     double value; /* a share of 5 % is 0.05 */
 } sala_run_amount;
 
+typedef struct sala_run_words {
+    char **items;
+    int count;
+} sala_run_words;
+
 typedef struct sala_run_source {
     char *path; /* directory of shards, or text to be packed on the fly into OUT/data */
     double weight;
@@ -28,7 +33,8 @@ typedef struct sala_run_stage {
     int64_t steps, seq_len, batch; /* batch: sequences a step, all ranks */
     sala_run_source *sources;
     int n_sources;
-    double lr, lr_end; /* both absolute; where the stage names none, lr is the run's and lr_end belongs to lr alike */
+    double ask_lr, end; /* as written: -1 is the run's lr; a share of the peak */
+    double lr, lr_end;  /* what they came to, both absolute */
     sala_tail tail;    /* schedule inside the stage; SALA_TAIL_NONE keeps to the run's */
     char *sparse;      /* words of sala_config_ask_sparse; NULL: as the stage before */
 } sala_run_stage;
@@ -39,8 +45,7 @@ typedef struct sala_run_model {
     bool tied, qk_norm, gate, out_norm, rope_softmax, rope_lightning;
     double rope_theta, rms_eps;
     char *sparse;
-    char **mixers; /* "dense", "sparse", "lightning"; a pattern that repeats */
-    int n_mixers;
+    sala_run_words mixers; /* "dense", "sparse", "lightning"; a pattern that repeats */
 } sala_run_model;
 
 typedef struct sala_run_config {
@@ -87,8 +92,7 @@ typedef struct sala_run_config {
     /* output */
     char *out, *gguf_type, *output_dtype;
     int64_t save_every, keep_last, keep_every, log_every, eval_every, sample_every;
-    char **prompts;
-    int n_prompts;
+    sala_run_words prompts;
     bool tensorboard;
     /* processes */
     double timeout;
