@@ -50,9 +50,9 @@ static inline size_t sala_align64(size_t n)
     return (n + 63) / 64 * 64;
 }
 
-/* Rows of one task of row-wise work, and rows whose contributions to a column sum are added up before they meet the
+/* Rows of one task of row-wise work; contributions to a column sum are added up over as many rows before they meet the
  * others. */
-enum { SALA_ROW_TASK = 64, SALA_ROW_SUM = 512 };
+enum { SALA_ROW_TASK = 64 };
 
 /* ---- attention.c: dense attention; passes on to attention_sparse.c what has a selection ---- */
 
@@ -86,7 +86,7 @@ void sala_device_lightning_back(sala_backend *be, const sala_lightning_back_args
 
 /* ---- device_linear.c ---- */
 
-/* Scratch of products with weights of up to `cols` columns: bf16 copies of operands. */
+/* bf16 copies of operands, and the order of ids of get_rows_back. */
 uint64_t sala_linear_shared_bytes(const sala_backend_limits *l, sala_precision p);
 sala_status sala_device_weight_new(sala_backend *be, sala_weight **out, sala_dtype dtype, int64_t rows, int64_t cols,
                                    const void *data, sala_error *err);
@@ -102,34 +102,44 @@ void sala_device_linear_group_back(sala_backend *be, const sala_linear_back *out
 void sala_device_get_rows_back(sala_backend *be, const sala_weight *w, const int32_t *ids, const sala_act *d_out,
                                int64_t n, sala_act scale);
 
-/* One product of a batch of them: y = x W^T (OUT), dx (+)= dy W (BACK), or dW += dy^T x (GRAD), for n_rows rows. x and
- * dy as what sala_device_operand made of them. */
+/* Rows as products take them: sala_num in f32 runs, bf16 otherwise. */
+typedef struct sala_operand {
+    const void *rows;
+    int64_t ld; /* elements */
+} sala_operand;
+
+enum { SALA_DENSE_PARTS = 4 }; /* outputs of a linear group */
+
+/* One product over the rows of a call: y = x W^T + bias (OUT), dx (+)= sum over parts of dy W (BACK), dW += dy^T x
+ * (GRAD). */
 typedef struct sala_dense {
     sala_product_kind kind;
-    const sala_weight *w;
-    sala_num *c; /* OUT: y, BACK: dx; GRAD: NULL, the weight knows */
+    int n_parts; /* BACK; otherwise 1 */
+    const sala_weight *w[SALA_DENSE_PARTS];
+    sala_operand a[SALA_DENSE_PARTS]; /* x (OUT), dy */
+    sala_operand x;                   /* GRAD */
+    sala_num *c;                      /* y, dx; GRAD: not used, the weight has its gradient */
     int64_t ldc;
-    const void *x, *dy; /* rows as operands; OUT reads x, BACK dy, GRAD both */
-    int64_t ldx, ldy;
-    bool add; /* BACK */
+    const sala_num *bias; /* OUT; may be NULL */
+    bool add;             /* BACK */
 } sala_dense;
-/* Products whose results are disjoint, all tiles at once. */
+
+/* Products whose results do not overlap: tiles of all of them, largest first, are shared out at once. */
 void sala_device_products(sala_device *dev, const sala_dense *products, int n, int64_t n_rows);
-/* Rows as products take them: in f32 runs x itself; in bf16 runs rounded copies at `place`, zeros up to a multiple of
- * 64 rows. *ld is set. */
-const void *sala_device_operand(sala_device *dev, uint8_t *place, const sala_act *x, int64_t ldx, int64_t n_rows,
-                                int64_t cols, int64_t *ld);
-size_t sala_device_operand_bytes(sala_precision p, int64_t n_rows, int64_t cols);
+/* In f32 runs x itself; in bf16 runs a rounded copy at `place`, with zeros up to a multiple of SALA_PRODUCT_ROWS rows.
+ */
+sala_operand sala_device_operand(sala_device *dev, uint8_t *place, const sala_act *x, int64_t ldx, int64_t n_rows,
+                                 int64_t cols);
+size_t sala_device_operand_bytes(sala_precision p, int64_t n_rows, int64_t cols); /* a multiple of 64; 0 in f32 runs */
 /* Packs of bf16 runs, where they are older than the values. */
-void sala_device_pack(sala_device *dev, const sala_weight *const *weights, int n, bool out, bool back);
-const sala_num *sala_weight_values(const sala_weight *w);
+void sala_device_pack(sala_device *dev, const sala_weight *const *weights, int n, sala_product_kind kind);
 int64_t sala_weight_rows(const sala_weight *w);
 int64_t sala_weight_cols(const sala_weight *w);
 
 /* ---- device_rows.c ---- */
 
 uint64_t sala_rows_shared_bytes(const sala_backend_limits *l);
-/* sum[j] += the column sums of x [n_rows][ldx], 512 rows at a time. */
+/* sum[j] += the column sums of x [n_rows][ldx]; takes the shared scratch. */
 void sala_device_column_sums(sala_device *dev, sala_num *sum, const sala_num *x, int64_t ldx, int64_t n_rows,
                              int64_t n);
 void sala_device_rms_norm(sala_backend *be, sala_act *out, const sala_act *x, const sala_act *w, int64_t n_rows,

@@ -2,7 +2,7 @@
  * be one.
  *
  * f32: dnnl_sgemm, which takes any shape as it comes. bf16: matmul primitives, which are made for one shape each. Rows
- * of tokens come in pieces of PIECE_LARGE and PIECE_SMALL, the operands being zero up to a multiple of the latter;
+ * of tokens come in pieces, the operands being zero up to a multiple of the smallest;
  * where C ends before that, the last piece goes through a worker's own rows. Primitives are found in a list that only
  * grows, without a lock; sala_product_prepare() fills it ahead, and a shape that was never announced is made when it is
  * met.
@@ -19,7 +19,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { PIECE_LARGE = 256, PIECE_SMALL = SALA_PRODUCT_ROWS };
+/* GRAD products add into C once a piece, so theirs may be longer. */
+enum { PIECE_LONG = 1024, PIECE_LARGE = 256, PIECE_SMALL = SALA_PRODUCT_ROWS };
 
 #if DNNL_CPU_RUNTIME == DNNL_RUNTIME_OMP
 /* The OpenMP runtime that the library runs on. The number belongs to the calling thread, so a program that uses OpenMP
@@ -426,9 +427,11 @@ static dnnl_status_t execute(const dnnl_product *g, const entry *e, void *a, voi
 
 /* ---- bf16 products ---- */
 
-/* The pieces that a number of token rows falls into, one after the other. */
-static int64_t next_piece(int64_t left)
+/* Token rows fall into such pieces, one after the other. */
+static int64_t next_piece(sala_product_kind kind, int64_t left)
 {
+    if (kind == SALA_PRODUCT_GRAD && left >= PIECE_LONG)
+        return PIECE_LONG;
     return left >= PIECE_LARGE ? PIECE_LARGE : PIECE_SMALL;
 }
 
@@ -485,8 +488,10 @@ static sala_status dnnl_prepare(sala_product *base, const sala_product_shape *s,
     const int64_t rows = grad ? s->k : s->m;
     entry *e = NULL;
     dnnl_status_t st = dnnl_success;
-    for (int64_t piece = PIECE_LARGE; piece && st == dnnl_success; piece = piece == PIECE_LARGE ? PIECE_SMALL : 0) {
-        if (piece == PIECE_LARGE && rows < PIECE_LARGE)
+    static const int64_t pieces[] = {PIECE_LONG, PIECE_LARGE, PIECE_SMALL};
+    for (size_t i = 0; i < SALA_ARRAY_LEN(pieces) && st == dnnl_success; i++) {
+        const int64_t piece = pieces[i];
+        if ((piece == PIECE_LONG && !grad) || (piece > PIECE_SMALL && rows < piece))
             continue;
         const sala_product_shape first = piece_shape(s, piece, s->add), later = piece_shape(s, piece, true);
         st = get_entry(g, &e, false, &first);
@@ -549,7 +554,7 @@ static void run_bf16(const dnnl_product *g, const sala_product_shape *s, float *
     const int64_t rows = grad ? s->k : s->m;
     uint8_t *tail = g->scratch + (size_t)worker * g->worker_bytes;
     for (int64_t at = 0; at < rows;) {
-        const int64_t piece = next_piece(rows - at);
+        const int64_t piece = next_piece(s->kind, rows - at);
         const bool whole = grad || at + piece <= rows;
         const sala_product_shape key = whole ? piece_shape(s, piece, s->add || (grad && at > 0)) : tail_shape(s);
         const int64_t n_rows = grad ? s->m : sala_min_i64(piece, rows - at);

@@ -1,0 +1,539 @@
+/* Weights of the training device and the products with them.
+ *
+ * A weight is a range of the parameter arena, its gradient the same range of the other arena. In bf16 runs it has two
+ * packs more, for y = x W^T and for dx = dy W, made again when they are first used after the values have changed. Packs
+ * are cut into the tiles that tasks take, since the library's layouts cannot be cut later.
+ *
+ * Tiles follow from shapes alone: OUT and BACK ROW_TILE rows of tokens by up to COL_TILE columns, GRAD up to GRAD_TILE
+ * rows of the weight by all columns, the sum over all rows of the call in one piece. In bf16 runs a call goes through
+ * in slabs of SLAB rows, which bounds the copies of operands. */
+#include "grad/device_impl.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+enum { ROW_TILE = 256, COL_TILE = 2048, GRAD_TILE = 256, SLAB = 2048 };
+
+struct sala_weight {
+    sala_device *dev;
+    int64_t rows, cols;
+    const sala_num *values;
+    sala_num *grad; /* NULL on a device without gradients */
+    uint8_t *packs; /* tiles of OUT, then of BACK; NULL in f32 runs */
+    size_t packs_bytes, tile_bytes[2];
+    uint8_t *first[2]; /* by kind */
+    bool stale[2];
+};
+
+static int64_t n_tiles(int64_t n, int64_t tile)
+{
+    return (n + tile - 1) / tile;
+}
+
+/* Rows of W that a task of GRAD takes: about equal shares, whole registers of them. */
+static int64_t grad_tile(int64_t rows)
+{
+    const int64_t even = n_tiles(rows, n_tiles(rows, GRAD_TILE));
+    return (even + 15) / 16 * 16;
+}
+
+/* Columns of C of an OUT or BACK product with this weight, and the length of its sums. */
+static int64_t n_of(const sala_weight *w, sala_product_kind kind)
+{
+    return kind == SALA_PRODUCT_OUT ? w->rows : w->cols;
+}
+
+static int64_t k_of(const sala_weight *w, sala_product_kind kind)
+{
+    return kind == SALA_PRODUCT_OUT ? w->cols : w->rows;
+}
+
+/* Elements of a row of a bf16 operand: whole cache lines. */
+static int64_t operand_stride(int64_t cols)
+{
+    return (cols + 31) / 32 * 32;
+}
+
+/* ---- weights ---- */
+
+/* Announces all products with w: what is met later then makes nothing. */
+static sala_status prepare(sala_product *g, const sala_weight *w, sala_error *err)
+{
+    const int64_t ld_rows = operand_stride(w->rows), ld_cols = operand_stride(w->cols);
+    sala_status st = SALA_OK;
+    for (int kind = SALA_PRODUCT_OUT; kind <= SALA_PRODUCT_BACK; kind++) {
+        const int64_t n = n_of(w, kind);
+        for (int add = 0; add <= (kind == SALA_PRODUCT_BACK); add++) {
+            sala_product_shape s = {.kind = kind,
+                                    .m = ROW_TILE,
+                                    .n = sala_min_i64(n, COL_TILE),
+                                    .k = k_of(w, kind),
+                                    .lda = kind == SALA_PRODUCT_OUT ? ld_cols : ld_rows,
+                                    .ldb = w->cols,
+                                    .ldc = n,
+                                    .add = add != 0};
+            if (st == SALA_OK)
+                st = sala_product_prepare(g, &s, err);
+            s.n = n % COL_TILE;
+            if (st == SALA_OK && s.n && n > COL_TILE)
+                st = sala_product_prepare(g, &s, err);
+        }
+    }
+    if (!w->grad)
+        return st;
+    const int64_t tile = grad_tile(w->rows);
+    sala_product_shape s = {.kind = SALA_PRODUCT_GRAD,
+                            .m = sala_min_i64(tile, w->rows),
+                            .n = w->cols,
+                            .k = SLAB,
+                            .lda = ld_rows,
+                            .ldb = ld_cols,
+                            .ldc = w->cols,
+                            .add = true};
+    if (st == SALA_OK)
+        st = sala_product_prepare(g, &s, err);
+    s.m = w->rows % tile;
+    if (st == SALA_OK && s.m && w->rows > tile)
+        st = sala_product_prepare(g, &s, err);
+    return st;
+}
+
+static sala_status get_packs(const sala_product *g, sala_weight *w, sala_error *err)
+{
+    size_t bytes[2];
+    for (int kind = SALA_PRODUCT_OUT; kind <= SALA_PRODUCT_BACK; kind++) {
+        const int64_t n = n_of(w, kind);
+        w->tile_bytes[kind] = sala_align64(sala_product_pack_bytes(g, kind, sala_min_i64(n, COL_TILE), k_of(w, kind)));
+        bytes[kind] = w->tile_bytes[kind] * (size_t)n_tiles(n, COL_TILE);
+        w->stale[kind] = true;
+    }
+    w->packs_bytes = bytes[0] + bytes[1];
+    w->packs = sala_os_pages_alloc(w->packs_bytes);
+    if (!w->packs)
+        return sala_fail_memory(err, w->packs_bytes);
+    w->first[SALA_PRODUCT_OUT] = w->packs;
+    w->first[SALA_PRODUCT_BACK] = w->packs + bytes[0];
+    return SALA_OK;
+}
+
+sala_status sala_device_weight_new(sala_backend *be, sala_weight **out, sala_dtype dtype, int64_t rows, int64_t cols,
+                                   const void *data, sala_error *err)
+{
+    sala_device *dev = sala_device_of(be);
+    if (dtype != SALA_F32)
+        return sala_fail(err, SALA_E_UNSUPPORTED, "weights are trained as F32; this one is %s: widen it first",
+                         sala_dtype_name(dtype));
+    if (rows <= 0 || cols <= 0)
+        return sala_fail(err, SALA_E_INVALID, "a matrix of %lld rows of %lld columns is not possible", (long long)rows,
+                         (long long)cols);
+    sala_weight *w = calloc(1, sizeof *w);
+    if (!w)
+        return sala_fail_memory(err, sizeof *w);
+    w->dev = dev;
+    w->rows = rows;
+    w->cols = cols;
+    w->values = data;
+    w->grad = dev->grads ? dev->grads + (w->values - dev->values) : NULL;
+    sala_status st = SALA_OK;
+    if (dev->precision == SALA_PRECISION_BF16) {
+        st = prepare(dev->product, w, err);
+        if (st == SALA_OK)
+            st = get_packs(dev->product, w, err);
+    }
+    if (st != SALA_OK) {
+        sala_device_weight_free(be, w);
+        return st;
+    }
+    *out = w;
+    return SALA_OK;
+}
+
+void sala_device_weight_free(sala_backend *be, sala_weight *w)
+{
+    (void)be;
+    if (!w)
+        return;
+    sala_os_pages_free(w->packs, w->packs_bytes);
+    free(w);
+}
+
+uint64_t sala_device_weight_bytes(const sala_weight *w)
+{
+    return w->packs_bytes;
+}
+
+sala_act *sala_weight_grad(const sala_weight *w)
+{
+    return w->grad;
+}
+
+void sala_weight_changed(sala_weight *w)
+{
+    w->stale[SALA_PRODUCT_OUT] = w->stale[SALA_PRODUCT_BACK] = true;
+}
+
+int64_t sala_weight_rows(const sala_weight *w)
+{
+    return w->rows;
+}
+
+int64_t sala_weight_cols(const sala_weight *w)
+{
+    return w->cols;
+}
+
+void sala_device_export_row(sala_backend *be, float *out, const sala_weight *w, int64_t row)
+{
+    (void)be;
+    const sala_num *from = w->values + row * w->cols;
+    for (int64_t c = 0; c < w->cols; c++)
+        out[c] = (float)from[c];
+}
+
+/* ---- operands ---- */
+
+typedef struct round_job {
+    sala_device *dev;
+    uint16_t *out;
+    const sala_num *x;
+    int64_t ldx, n_rows, cols, ld;
+} round_job;
+
+static void round_task(void *user, int task, int worker)
+{
+    (void)worker;
+    const round_job *job = user;
+    const int64_t row0 = (int64_t)task * SALA_ROW_TASK;
+    const int64_t n = sala_min_i64(SALA_ROW_TASK, job->n_rows - row0);
+    uint16_t *out = job->out + row0 * job->ld;
+    job->dev->k.round_rows(out, job->ld, job->x + row0 * job->ldx, job->ldx, (int)n, (int)job->cols);
+    if (n < SALA_ROW_TASK) /* tasks are whole pieces of products */
+        memset(out + n * job->ld, 0, (size_t)(SALA_ROW_TASK - n) * (size_t)job->ld * sizeof *out);
+}
+
+_Static_assert((int)SALA_ROW_TASK == (int)SALA_PRODUCT_ROWS,
+               "the task with the last rows writes the zeros behind them");
+
+size_t sala_device_operand_bytes(sala_precision p, int64_t n_rows, int64_t cols)
+{
+    if (p == SALA_PRECISION_F32)
+        return 0;
+    return (size_t)(n_tiles(n_rows, SALA_PRODUCT_ROWS) * SALA_PRODUCT_ROWS) * (size_t)operand_stride(cols) *
+           sizeof(uint16_t);
+}
+
+sala_operand sala_device_operand(sala_device *dev, uint8_t *place, const sala_act *x, int64_t ldx, int64_t n_rows,
+                                 int64_t cols)
+{
+    if (dev->precision == SALA_PRECISION_F32)
+        return (sala_operand){x, ldx};
+    assert(place + sala_device_operand_bytes(dev->precision, n_rows, cols) <= dev->shared + dev->shared_bytes);
+    round_job job = {dev, (uint16_t *)(void *)place, x, ldx, n_rows, cols, operand_stride(cols)};
+    sala_pool_run(dev->pool, (int)n_tiles(n_rows, SALA_ROW_TASK), round_task, &job);
+    return (sala_operand){place, job.ld};
+}
+
+/* ---- packs ---- */
+
+typedef struct pack_job {
+    sala_device *dev;
+    const sala_weight *const *weights;
+    int n;
+    sala_product_kind kind;
+} pack_job;
+
+static void pack_task(void *user, int task, int worker)
+{
+    const pack_job *job = user;
+    const sala_weight *w = NULL;
+    int64_t tile = task;
+    for (int i = 0; i < job->n; i++) {
+        w = job->weights[i];
+        const int64_t tiles = w->stale[job->kind] ? n_tiles(n_of(w, job->kind), COL_TILE) : 0;
+        if (tile < tiles)
+            break;
+        tile -= tiles;
+    }
+    const int64_t n0 = tile * COL_TILE, n = sala_min_i64(COL_TILE, n_of(w, job->kind) - n0);
+    const sala_num *values = w->values + (job->kind == SALA_PRODUCT_OUT ? n0 * w->cols : n0);
+    sala_product_pack(job->dev->product, w->first[job->kind] + (size_t)tile * w->tile_bytes[job->kind], job->kind, n,
+                      k_of(w, job->kind), values, w->cols, worker);
+}
+
+void sala_device_pack(sala_device *dev, const sala_weight *const *weights, int n, sala_product_kind kind)
+{
+    if (dev->precision == SALA_PRECISION_F32)
+        return;
+    pack_job job = {dev, weights, n, kind};
+    int64_t tasks = 0;
+    for (int i = 0; i < n; i++)
+        if (weights[i]->stale[kind])
+            tasks += n_tiles(n_of(weights[i], kind), COL_TILE);
+    if (!tasks)
+        return;
+    sala_pool_run(dev->pool, (int)tasks, pack_task, &job);
+    for (int i = 0; i < n; i++) /* packs are a cache of the values: to the callers the weight has not changed */
+        ((sala_weight *)(uintptr_t)weights[i])->stale[kind] = false;
+}
+
+/* ---- products ---- */
+
+enum { MOST_PRODUCTS = SALA_DENSE_PARTS + 1 };
+
+typedef struct dense_plan {
+    const sala_dense *d;
+    int64_t col_tiles, tasks;
+    double cost; /* of a task */
+} dense_plan;
+
+typedef struct dense_job {
+    sala_device *dev;
+    dense_plan plans[MOST_PRODUCTS]; /* costly tasks first */
+    int n;
+    int64_t n_rows;
+} dense_job;
+
+static void grad_task(const dense_job *job, const sala_dense *d, int64_t task, int worker)
+{
+    const sala_weight *w = d->w[0];
+    const bool bf16 = job->dev->precision == SALA_PRECISION_BF16;
+    const int64_t tile = grad_tile(w->rows), m0 = task * tile;
+    const sala_product_shape s = {.kind = SALA_PRODUCT_GRAD,
+                                  .m = sala_min_i64(tile, w->rows - m0),
+                                  .n = w->cols,
+                                  .k = job->n_rows,
+                                  .lda = d->a[0].ld,
+                                  .ldb = d->x.ld,
+                                  .ldc = w->cols,
+                                  .add = true};
+    const void *a = bf16 ? (const void *)((const uint16_t *)d->a[0].rows + m0)
+                         : (const void *)((const sala_num *)d->a[0].rows + m0);
+    sala_product_run(job->dev->product, &s, w->grad + m0 * w->cols, a, d->x.rows, worker);
+}
+
+static void row_task(const dense_job *job, const dense_plan *plan, int64_t task, int worker)
+{
+    const sala_dense *d = plan->d;
+    const bool bf16 = job->dev->precision == SALA_PRECISION_BF16;
+    const int64_t tile = task % plan->col_tiles, m0 = task / plan->col_tiles * ROW_TILE, n0 = tile * COL_TILE;
+    sala_num *c = d->c + m0 * d->ldc + n0;
+    const int64_t m = sala_min_i64(ROW_TILE, job->n_rows - m0), n = sala_min_i64(COL_TILE, n_of(d->w[0], d->kind) - n0);
+    for (int i = 0; i < d->n_parts; i++) {
+        const sala_weight *w = d->w[i];
+        const sala_product_shape s = {.kind = d->kind,
+                                      .m = m,
+                                      .n = n,
+                                      .k = k_of(w, d->kind),
+                                      .lda = d->a[i].ld,
+                                      .ldb = w->cols,
+                                      .ldc = d->ldc,
+                                      .add = d->kind == SALA_PRODUCT_BACK && (d->add || i > 0)};
+        const void *a, *b;
+        if (bf16) {
+            a = (const uint16_t *)d->a[i].rows + m0 * d->a[i].ld;
+            b = w->first[d->kind] + (size_t)tile * w->tile_bytes[d->kind];
+        } else {
+            a = (const sala_num *)d->a[i].rows + m0 * d->a[i].ld;
+            b = w->values + (d->kind == SALA_PRODUCT_OUT ? n0 * w->cols : n0);
+        }
+        sala_product_run(job->dev->product, &s, c, a, b, worker);
+    }
+    for (int64_t i = 0; d->bias && i < m; i++)
+        for (int64_t j = 0; j < n; j++)
+            c[i * d->ldc + j] += d->bias[n0 + j];
+}
+
+static void dense_task(void *user, int task, int worker)
+{
+    const dense_job *job = user;
+    int64_t left = task;
+    const dense_plan *plan = job->plans;
+    while (left >= plan->tasks)
+        left -= plan++->tasks;
+    if (plan->d->kind == SALA_PRODUCT_GRAD)
+        grad_task(job, plan->d, left, worker);
+    else
+        row_task(job, plan, left, worker);
+}
+
+void sala_device_products(sala_device *dev, const sala_dense *products, int n, int64_t n_rows)
+{
+    assert(n <= MOST_PRODUCTS);
+    dense_job job = {.dev = dev, .n = n, .n_rows = n_rows};
+    int64_t tasks = 0;
+    for (int i = 0; i < n; i++) {
+        const sala_dense *d = &products[i];
+        dense_plan plan = {.d = d, .col_tiles = 1};
+        if (d->kind == SALA_PRODUCT_GRAD) {
+            const int64_t tile = grad_tile(d->w[0]->rows);
+            plan.tasks = n_tiles(d->w[0]->rows, tile);
+            plan.cost = (double)tile * (double)d->w[0]->cols * (double)n_rows;
+        } else {
+            const int64_t cols = n_of(d->w[0], d->kind);
+            plan.col_tiles = n_tiles(cols, COL_TILE);
+            plan.tasks = plan.col_tiles * n_tiles(n_rows, ROW_TILE);
+            for (int p = 0; p < d->n_parts; p++)
+                plan.cost += (double)sala_min_i64(cols, COL_TILE) * ROW_TILE * (double)k_of(d->w[p], d->kind);
+        }
+        tasks += plan.tasks;
+        int at = i;
+        for (; at > 0 && job.plans[at - 1].cost < plan.cost; at--)
+            job.plans[at] = job.plans[at - 1];
+        job.plans[at] = plan;
+    }
+    sala_pool_run(dev->pool, (int)tasks, dense_task, &job);
+}
+
+/* ---- operations ---- */
+
+static int64_t slab_rows(const sala_device *dev, int64_t n_rows)
+{
+    return dev->precision == SALA_PRECISION_BF16 ? sala_min_i64(n_rows, SLAB) : n_rows;
+}
+
+uint64_t sala_linear_shared_bytes(const sala_backend_limits *l, sala_precision p)
+{
+    const uint64_t operands =
+        (1 + SALA_DENSE_PARTS) * (uint64_t)sala_device_operand_bytes(p, sala_min_i64(l->rows, SLAB), l->cols);
+    const uint64_t ids = ((uint64_t)l->rows + (uint64_t)l->vocab + 1) * sizeof(int32_t);
+    return operands > ids ? operands : ids;
+}
+
+void sala_device_linear_group(sala_backend *be, const sala_linear_out *outs, int n_outs, const sala_act *x,
+                              int64_t n_rows, int64_t cols)
+{
+    sala_device *dev = sala_device_of(be);
+    assert(n_outs <= SALA_DENSE_PARTS);
+    const sala_weight *weights[SALA_DENSE_PARTS];
+    for (int i = 0; i < n_outs; i++) {
+        weights[i] = outs[i].weight;
+        assert(weights[i]->cols == cols);
+    }
+    sala_device_pack(dev, weights, n_outs, SALA_PRODUCT_OUT);
+    for (int64_t row0 = 0; row0 < n_rows;) {
+        const int64_t n = slab_rows(dev, n_rows - row0);
+        const sala_operand in = sala_device_operand(dev, dev->shared, x + row0 * cols, cols, n, cols);
+        sala_dense products[SALA_DENSE_PARTS];
+        for (int i = 0; i < n_outs; i++)
+            products[i] = (sala_dense){.kind = SALA_PRODUCT_OUT,
+                                       .n_parts = 1,
+                                       .w = {weights[i]},
+                                       .a = {in},
+                                       .c = outs[i].out + row0 * outs[i].out_stride,
+                                       .ldc = outs[i].out_stride,
+                                       .bias = outs[i].bias};
+        sala_device_products(dev, products, n_outs, n);
+        row0 += n;
+    }
+}
+
+void sala_device_linear_group_back(sala_backend *be, const sala_linear_back *outs, int n_outs, sala_act *dx,
+                                   const sala_act *x, int64_t n_rows, int64_t cols, bool add)
+{
+    sala_device *dev = sala_device_of(be);
+    assert(n_outs <= SALA_DENSE_PARTS);
+    const sala_weight *weights[SALA_DENSE_PARTS];
+    for (int i = 0; i < n_outs; i++) {
+        weights[i] = outs[i].weight;
+        assert(weights[i]->cols == cols);
+        if (outs[i].d_bias)
+            sala_device_column_sums(dev, outs[i].d_bias, outs[i].d_out, outs[i].d_stride, n_rows, weights[i]->rows);
+    }
+    if (dx)
+        sala_device_pack(dev, weights, n_outs, SALA_PRODUCT_BACK);
+    for (int64_t row0 = 0; row0 < n_rows;) {
+        const int64_t n = slab_rows(dev, n_rows - row0);
+        uint8_t *place = dev->shared;
+        const sala_operand in = sala_device_operand(dev, place, x + row0 * cols, cols, n, cols);
+        place += sala_device_operand_bytes(dev->precision, n, cols);
+        sala_dense products[MOST_PRODUCTS];
+        sala_dense back = {
+            .kind = SALA_PRODUCT_BACK, .n_parts = n_outs, .c = dx ? dx + row0 * cols : NULL, .ldc = cols, .add = add};
+        int n_products = 0;
+        for (int i = 0; i < n_outs; i++) {
+            const sala_operand d = sala_device_operand(dev, place, outs[i].d_out + row0 * outs[i].d_stride,
+                                                       outs[i].d_stride, n, weights[i]->rows);
+            place += sala_device_operand_bytes(dev->precision, n, weights[i]->rows);
+            back.w[i] = weights[i];
+            back.a[i] = d;
+            if (weights[i]->grad)
+                products[n_products++] =
+                    (sala_dense){.kind = SALA_PRODUCT_GRAD, .n_parts = 1, .w = {weights[i]}, .a = {d}, .x = in};
+        }
+        if (dx)
+            products[n_products++] = back;
+        if (n_products)
+            sala_device_products(dev, products, n_products, n);
+        row0 += n;
+    }
+}
+
+/* ---- rows of the embedding ---- */
+
+typedef struct ids_job {
+    const sala_weight *w;
+    const int32_t *ids, *order; /* back: rows in the order of their ids */
+    int64_t n;
+    sala_num *out;
+    const sala_num *d_out;
+    sala_num scale;
+} ids_job;
+
+static void get_rows_task(void *user, int task, int worker)
+{
+    (void)worker;
+    const ids_job *job = user;
+    const int64_t cols = job->w->cols, row0 = (int64_t)task * SALA_ROW_TASK;
+    for (int64_t i = row0; i < sala_min_i64(row0 + SALA_ROW_TASK, job->n); i++) {
+        const sala_num *from = job->w->values + job->ids[i] * cols;
+        for (int64_t c = 0; c < cols; c++)
+            job->out[i * cols + c] = from[c] * job->scale;
+    }
+}
+
+void sala_device_get_rows(sala_backend *be, sala_act *out, const sala_weight *w, const int32_t *ids, int64_t n,
+                          sala_act scale)
+{
+    ids_job job = {.w = w, .ids = ids, .n = n, .out = out, .scale = scale};
+    sala_pool_run(sala_device_of(be)->pool, (int)n_tiles(n, SALA_ROW_TASK), get_rows_task, &job);
+}
+
+/* An id belongs to the task in whose range its first row lies. */
+static void get_rows_back_task(void *user, int task, int worker)
+{
+    (void)worker;
+    const ids_job *job = user;
+    const int64_t cols = job->w->cols, end = sala_min_i64(((int64_t)task + 1) * SALA_ROW_TASK, job->n);
+    int64_t i = (int64_t)task * SALA_ROW_TASK;
+    while (i > 0 && i < end && job->ids[job->order[i]] == job->ids[job->order[i - 1]])
+        i++;
+    if (i >= end)
+        return;
+    for (; i < job->n; i++) {
+        const int64_t row = job->order[i];
+        if (i >= end && job->ids[row] != job->ids[job->order[i - 1]])
+            break;
+        sala_num *to = job->w->grad + job->ids[row] * cols;
+        for (int64_t c = 0; c < cols; c++)
+            to[c] += job->scale * job->d_out[row * cols + c];
+    }
+}
+
+void sala_device_get_rows_back(sala_backend *be, const sala_weight *w, const int32_t *ids, const sala_act *d_out,
+                               int64_t n, sala_act scale)
+{
+    sala_device *dev = sala_device_of(be);
+    if (!w->grad || n == 0)
+        return;
+    assert((uint64_t)(n + w->rows + 1) * sizeof(int32_t) <= dev->shared_bytes);
+    int32_t *order = (int32_t *)(void *)dev->shared, *start = order + n;
+    memset(start, 0, (size_t)(w->rows + 1) * sizeof *start);
+    for (int64_t i = 0; i < n; i++)
+        start[ids[i] + 1]++;
+    for (int64_t r = 0; r < w->rows; r++)
+        start[r + 1] += start[r];
+    for (int64_t i = 0; i < n; i++)
+        order[start[ids[i]]++] = (int32_t)i;
+    ids_job job = {.w = w, .ids = ids, .order = order, .n = n, .d_out = d_out, .scale = scale};
+    sala_pool_run(dev->pool, (int)n_tiles(n, SALA_ROW_TASK), get_rows_back_task, &job);
+}
