@@ -1,6 +1,6 @@
 /* The reference of train_kernels.h: plain C over sala_num, compiled as float (train_ref.c) and, with SALA_TRAIN_F64, as
- * double. All sums and all arithmetic inside an element are double and rounded once, so that the float table is the
- * better truth by many digits for the families that are checked against it, and the double table loses nothing.
+ * double. All sums and nearly all arithmetic inside an element are double and rounded once, so that the float table is
+ * the better truth by many digits for the families that are checked against it, and the double table loses nothing.
  *
  * Includes nothing of threads or of models; whoever includes it calls train_ref_fill() and nothing else. */
 #ifndef SALA_KERNELS_REF_TRAIN_IMPL_H
@@ -15,7 +15,10 @@
 
 /* ---- tile products ---- */
 
-enum { TRAIN_REF_COLUMNS = 128 /* whose sums are kept at a time */ };
+enum {
+    TRAIN_REF_COLUMNS = 128, /* whose sums are kept at a time */
+    TRAIN_REF_LANES = 16,    /* of the mean square, as in ref_impl.h */
+};
 
 static void train_ref_mma(sala_num *c, int64_t ldc, const sala_num *a, int64_t a_row, int64_t a_col, const sala_num *b,
                           int64_t ldb, int m, int n, int k, bool add)
@@ -156,14 +159,15 @@ static sala_num train_ref_dot(const sala_num *a, const sala_num *b, int64_t n)
 static void train_ref_rms_norm(sala_num *out, sala_num *inv, const sala_num *x, const sala_num *w, int64_t n,
                                sala_num eps)
 {
-    double sum = 0;
+    double lanes[TRAIN_REF_LANES] = {0}, sum = 0; /* as inference adds */
     for (int64_t i = 0; i < n; i++)
-        sum += (double)x[i] * (double)x[i];
-    /* A sum that overflowed must not pass as a row of zeros. */
-    const double scale = 1.0 / sqrt(sum / (double)n + (double)eps) + 0.0 * (double)(sala_num)sum;
-    *inv = (sala_num)scale;
+        lanes[i % TRAIN_REF_LANES] += (double)x[i] * (double)x[i];
+    for (int i = 0; i < TRAIN_REF_LANES; i++)
+        sum += lanes[i];
+    const sala_num scale = (sala_num)(1.0 / sqrt(sum / (double)n + (double)eps));
+    *inv = scale;
     for (int64_t i = 0; out && i < n; i++)
-        out[i] = (sala_num)((double)x[i] * scale * (w ? (double)w[i] : 1.0));
+        out[i] = w ? x[i] * scale * w[i] : x[i] * scale;
 }
 
 static void train_ref_rms_norm_back(sala_num *dx, sala_num *dw, const sala_num *dy, const sala_num *x,
