@@ -9,8 +9,11 @@ set(SALA_MODULES os       0
                  backend  4
                  state    4
                  model    5
+                 grad     5
+                 data     5
                  infer    6
                  quant    6
+                 train    7
                  api      8)
 
 function(sala_isa_flags files)
@@ -45,6 +48,15 @@ while(rest)
         if(mod STREQUAL "text")
             target_link_libraries(mod_text PUBLIC PkgConfig::PCRE2 PkgConfig::UTF8PROC)
         endif()
+        if(mod STREQUAL "grad" AND SALA_DNNL)
+            target_link_libraries(mod_grad PUBLIC sala_dnnl)
+        endif()
+        if(mod STREQUAL "data")
+            target_link_libraries(mod_data PUBLIC PkgConfig::ZLIB PkgConfig::ZSTD)
+        endif()
+        if(mod STREQUAL "train")
+            target_link_libraries(mod_train PUBLIC PkgConfig::YAML ${CMAKE_DL_LIBS})
+        endif()
         list(APPEND SALA_SAME mod_${mod})
         list(APPEND SALA_OBJECTS $<TARGET_OBJECTS:mod_${mod}>)
         set(SALA_LIBS_${mod} mod_${mod})
@@ -75,8 +87,11 @@ set_target_properties(sala_shared PROPERTIES OUTPUT_NAME sala VERSION ${PROJECT_
 foreach(lib sala_static sala_shared)
     target_include_directories(${lib} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
                                $<INSTALL_INTERFACE:include>)
-    target_link_libraries(${lib} PRIVATE PkgConfig::JANSSON PkgConfig::XXHASH PkgConfig::PCRE2 PkgConfig::UTF8PROC m
-                          Threads::Threads)
+    target_link_libraries(${lib} PRIVATE PkgConfig::JANSSON PkgConfig::XXHASH PkgConfig::PCRE2 PkgConfig::UTF8PROC
+                          PkgConfig::ZLIB PkgConfig::ZSTD PkgConfig::YAML m Threads::Threads ${CMAKE_DL_LIBS})
+    if(SALA_DNNL)
+        target_link_libraries(${lib} PRIVATE sala_dnnl_libs)
+    endif()
 endforeach()
 if(SALA_SANITIZE)
     target_link_options(sala_shared PRIVATE -fsanitize=${SALA_SANITIZE})

@@ -8,7 +8,43 @@ pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 pkg_check_modules(NETTLE REQUIRED IMPORTED_TARGET nettle)
 pkg_check_modules(LIBXML2 REQUIRED IMPORTED_TARGET libxml-2.0)
+pkg_check_modules(ZLIB REQUIRED IMPORTED_TARGET zlib)
+pkg_check_modules(ZSTD REQUIRED IMPORTED_TARGET libzstd)
+pkg_check_modules(YAML REQUIRED IMPORTED_TARGET yaml-0.1)
 pkg_check_modules(EDIT IMPORTED_TARGET libedit)
+
+# oneDNN multiplies matrices in training. Debian's package has no pkg-config file, and brings the OpenMP runtime that it
+# runs on without the link to it. Without the library (or for another machine) our own kernels do.
+if(SALA_DNNL)
+    find_path(SALA_DNNL_INCLUDE oneapi/dnnl/dnnl.h)
+    find_library(SALA_DNNL_LIBRARY dnnl)
+    mark_as_advanced(SALA_DNNL_INCLUDE SALA_DNNL_LIBRARY)
+    if(SALA_DNNL_INCLUDE AND SALA_DNNL_LIBRARY)
+        include(CheckCSourceCompiles)
+        set(CMAKE_REQUIRED_INCLUDES ${SALA_DNNL_INCLUDE})
+        set(CMAKE_REQUIRED_LIBRARIES ${SALA_DNNL_LIBRARY} gomp)
+        check_c_source_compiles("
+            #include <oneapi/dnnl/dnnl.h>
+            #if DNNL_CPU_RUNTIME != DNNL_RUNTIME_OMP
+            #error another runtime
+            #endif
+            extern void omp_set_num_threads(int);
+            int main(void) { omp_set_num_threads(1); return dnnl_version()->major < 2; }" SALA_DNNL_WORKS)
+        unset(CMAKE_REQUIRED_INCLUDES)
+        unset(CMAKE_REQUIRED_LIBRARIES)
+    endif()
+    if(SALA_DNNL_WORKS)
+        add_library(sala_dnnl_libs INTERFACE)
+        target_link_libraries(sala_dnnl_libs INTERFACE ${SALA_DNNL_LIBRARY} gomp)
+        add_library(sala_dnnl INTERFACE)
+        target_include_directories(sala_dnnl SYSTEM INTERFACE ${SALA_DNNL_INCLUDE})
+        target_compile_definitions(sala_dnnl INTERFACE SALA_HAVE_DNNL)
+        target_link_libraries(sala_dnnl INTERFACE sala_dnnl_libs)
+    else()
+        message(STATUS "oneDNN (libdnnl-dev) not found: training multiplies with its own kernels, more slowly")
+        set(SALA_DNNL OFF)
+    endif()
+endif()
 
 if(SALA_SANITIZE)
     set(SALA_SANITIZED ON)

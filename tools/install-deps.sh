@@ -11,6 +11,7 @@ set -eu
 packages="
     ca-certificates cmake ninja-build make gcc libc6-dev pkg-config
     libjansson-dev libpcre2-dev libutf8proc-dev libedit-dev nettle-dev libxxhash-dev libxml2-dev
+    libdnnl-dev libyaml-dev zlib1g-dev libzstd-dev libopenmpi-dev openmpi-bin
     libcmocka-dev clang clang-format-14 libclang-rt-14-dev
     python3 python3-pip jargon-text"
 

@@ -436,7 +436,7 @@ void sala_device_linear_group_back(sala_backend *be, const sala_linear_back *out
     for (int i = 0; i < n_outs; i++) {
         weights[i] = outs[i].weight;
         assert(weights[i]->cols == cols);
-        if (outs[i].d_bias)
+        if (x && outs[i].d_bias)
             sala_device_column_sums(dev, outs[i].d_bias, outs[i].d_out, outs[i].d_stride, n_rows, weights[i]->rows);
     }
     if (dx)
@@ -444,8 +444,11 @@ void sala_device_linear_group_back(sala_backend *be, const sala_linear_back *out
     for (int64_t row0 = 0; row0 < n_rows;) {
         const int64_t n = slab_rows(dev, n_rows - row0);
         uint8_t *place = dev->shared;
-        const sala_operand in = sala_device_operand(dev, place, x + row0 * cols, cols, n, cols);
-        place += sala_device_operand_bytes(dev->precision, n, cols);
+        sala_operand in = {0};
+        if (x) {
+            in = sala_device_operand(dev, place, x + row0 * cols, cols, n, cols);
+            place += sala_device_operand_bytes(dev->precision, n, cols);
+        }
         sala_dense products[MOST_PRODUCTS];
         sala_dense back = {
             .kind = SALA_PRODUCT_BACK, .n_parts = n_outs, .c = dx ? dx + row0 * cols : NULL, .ldc = cols, .add = add};
@@ -456,7 +459,7 @@ void sala_device_linear_group_back(sala_backend *be, const sala_linear_back *out
             place += sala_device_operand_bytes(dev->precision, n, weights[i]->rows);
             back.w[i] = weights[i];
             back.a[i] = d;
-            if (weights[i]->grad)
+            if (x && weights[i]->grad)
                 products[n_products++] =
                     (sala_dense){.kind = SALA_PRODUCT_GRAD, .n_parts = 1, .w = {weights[i]}, .a = {d}, .x = in};
         }
