@@ -188,12 +188,15 @@ sala_tape_row sala_layer_tape_row(const sala_config *c, sala_mixer_kind kind, bo
     const bool gate = lightning ? c->lightning.gate : c->attn_gate;
     sala_tape_row row = {.h_in = (size_t)c->n_embd * full,
                          .h_mid = (size_t)c->n_embd * full,
-                         .qk_raw = norm ? (q + kv) * some : 0,
-                         .qk = norm ? 0 : (q + kv) * some,
+                         .q_raw = norm ? q * some : 0,
+                         .k_raw = norm ? kv * some : 0,
+                         .q = norm ? 0 : q * some,
+                         .k = norm ? 0 : kv * some,
                          .v = kv * some,
                          .core = q * some,
                          .mix_gate = gate ? q * some : 0,
-                         .gate_up = 2 * (size_t)c->n_ff * some};
+                         .gate = (size_t)c->n_ff * some,
+                         .up = (size_t)c->n_ff * some};
     if (lightning) {
         const size_t state = q * (size_t)c->lightning.head_dim * full;
         const size_t rows = SALA_LIGHTNING_CHUNK * (size_t)states_every;

@@ -75,7 +75,7 @@ static inline sala_act *sala_net_grad_of(const sala_net *net, sala_act *vector)
 
 /* Bytes of each slot for a layer of this kind, one row: the memory plan and the tape are computed from this alone. */
 typedef struct sala_tape_row {
-    size_t h_in, h_mid, qk_raw, qk, v, core, mix_gate, lse, states, selection, gate_up;
+    size_t h_in, h_mid, q_raw, k_raw, q, k, v, core, mix_gate, lse, states, selection, gate, up;
 } sala_tape_row;
 sala_tape_row sala_layer_tape_row(const sala_config *c, sala_mixer_kind kind, bool half, int states_every);
 

@@ -1,0 +1,299 @@
+#include "train/plan.h"
+
+#include "grad/device.h"
+#include "train/tape.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+enum { PASS_ROWS = 2048, FEED_TILE = 1024, STATES_EVERY = 4 };
+
+sala_backend_limits sala_train_limits(const sala_run_config *run, int64_t rows)
+{
+    const sala_config *c = &run->shape;
+    const bool lightning = sala_config_count(c, SALA_MIXER_LIGHTNING) > 0;
+    const int64_t q = sala_max_i64((int64_t)c->n_heads * c->head_dim,
+                                   lightning ? (int64_t)c->lightning.n_heads * c->lightning.head_dim : 0);
+    return (sala_backend_limits){
+        .rows = rows,
+        .cols = sala_max_i64(c->n_embd, sala_max_i64(c->n_ff, q)),
+        .tokens = rows,
+        .n_heads = lightning && c->lightning.n_heads > c->n_heads ? c->lightning.n_heads : c->n_heads,
+        .n_kv_heads = c->n_kv_heads,
+        .head_dim = c->head_dim,
+        .lightning_head_dim = lightning ? c->lightning.head_dim : 0,
+        .selected = sala_config_count(c, SALA_MIXER_SPARSE) ? sala_sparse_selected(&c->sparse) : 0,
+        .vocab = c->n_vocab};
+}
+
+int64_t sala_train_plan_sequences(const sala_train_plan *p, int64_t seq_len)
+{
+    return sala_max_i64(1, p->rows / seq_len);
+}
+
+static int64_t longest_sequence(const sala_run_config *run)
+{
+    int64_t most = 1;
+    for (int i = 0; i < run->n_stages; i++)
+        most = sala_max_i64(most, run->stages[i].seq_len);
+    return most;
+}
+
+/* Most rows that a pass of any stage has: no pass is larger than a rank's share of a step. */
+static int64_t rows_of(const sala_run_config *run, int64_t asked, int n_ranks)
+{
+    int64_t most = 1;
+    for (int i = 0; i < run->n_stages; i++) {
+        const sala_run_stage *s = &run->stages[i];
+        const int64_t share = (s->batch + n_ranks - 1) / n_ranks;
+        most = sala_max_i64(most, s->seq_len * sala_max_i64(1, sala_min_i64(share, asked / s->seq_len)));
+    }
+    return most;
+}
+
+static int64_t step_tokens(const sala_run_config *run, int n_ranks)
+{
+    int64_t most = 0;
+    for (int i = 0; i < run->n_stages; i++)
+        most = sala_max_i64(most, run->stages[i].seq_len * ((run->stages[i].batch + n_ranks - 1) / n_ranks));
+    return most;
+}
+
+/* ---- bytes ---- */
+
+static void count_bytes(sala_train_plan *p, const sala_run_config *run, const sala_params *params)
+{
+    const sala_config *c = &run->shape;
+    const uint64_t n = params->n_elements, rows = (uint64_t)p->rows;
+    p->values = p->grads = n * sizeof(float);
+    p->moments = (2 * n / (uint64_t)p->n_ranks + 32 * (uint64_t)params->n_buckets) * sizeof(float);
+    p->packs = 0;
+    for (int i = 0; i < params->count && run->precision == SALA_PRECISION_BF16; i++) {
+        const sala_param *q = &params->items[i];
+        const bool multiplied = q->rows && (q->class != SALA_PARAM_EMBED || c->tied_head);
+        p->packs += multiplied ? 2 * sizeof(uint16_t) * q->count : 0; /* for products with it and with its transpose */
+    }
+    sala_tape t;
+    const sala_tape_bytes b = sala_tape_lay(&t, p, run, NULL);
+    p->tape = b.tape;
+    /* Angles, sequences and labels of the pass are scratch too. */
+    p->layer_scratch = b.scratch + rows * ((uint64_t)(c->rope.n_rot + 2) * sizeof(float) + sizeof(sala_attn_seq) +
+                                           4 * sizeof(int32_t));
+    const sala_backend_limits limits = sala_train_limits(run, p->rows);
+    p->device_scratch = sala_device_scratch_bytes(&limits, run->precision, p->n_threads);
+    p->loader = 2 * (uint64_t)step_tokens(run, p->n_ranks) * 4 * sizeof(int32_t);
+    p->total =
+        p->values + p->grads + p->moments + p->packs + p->tape + p->layer_scratch + p->device_scratch + p->loader;
+}
+
+/* ---- floating-point operations ---- */
+
+typedef struct cost {
+    double step, again; /* a token: forward and backward; what is made again */
+} cost;
+
+static void count_layer(cost *sum, const sala_config *c, int layer, double keys, sala_recompute how)
+{
+    const sala_layer_flops f = sala_layer_count_flops(c, layer, keys);
+    const bool lightning = c->mixers[layer] == SALA_MIXER_LIGHTNING;
+    const double gate_up = 4.0 * c->n_embd * c->n_ff, down = gate_up / 2;
+    sum->step += 3 * f.linear + (lightning ? 3.0 : 3.5) * f.attention;
+    if (how != SALA_RECOMPUTE_NONE)
+        sum->again += gate_up;
+    if (how == SALA_RECOMPUTE_LAYER)
+        sum->again += f.linear - gate_up - down + f.attention;
+}
+
+/* A token of sequences of one document each: it sees half of them, on average. */
+static cost count_token(const sala_train_plan *p, const sala_run_config *run, int64_t seq_len)
+{
+    const sala_config *c = &run->shape;
+    const double head = 6.0 * c->n_embd * c->n_vocab, keys = (double)seq_len / 2;
+    cost sum = {.step = head};
+    for (int l = 0; l < c->n_layers; l++)
+        count_layer(&sum, c, l, keys, p->layers[l]);
+    if (run->mtp_depth > 0) {
+        sala_mtp_config m;
+        sala_mtp_config_make(&m, c);
+        count_layer(&sum, &m.config, 0, keys, p->layers[c->n_layers]);
+        sum.step += head + 12.0 * c->n_embd * c->n_embd;
+    }
+    return sum;
+}
+
+/* The mean over the tokens of all stages. */
+static void count_flops(sala_train_plan *p, const sala_run_config *run)
+{
+    double tokens = 0, step = 0, again = 0;
+    for (int i = 0; i < run->n_stages; i++) {
+        const sala_run_stage *s = &run->stages[i];
+        const double n = (double)s->seq_len * (double)s->batch * (double)sala_max_i64(1, s->steps);
+        const cost c = count_token(p, run, s->seq_len);
+        tokens += n;
+        step += n * c.step;
+        again += n * c.again;
+    }
+    p->flops_per_token = tokens > 0 ? step / tokens : 0;
+    p->recompute_share = step > 0 ? again / step : 0;
+}
+
+/* ---- choice ---- */
+
+static bool fits(const sala_train_plan *p)
+{
+    return p->limit == 0 || p->total <= p->limit;
+}
+
+static void set_layers(sala_train_plan *p, sala_recompute how)
+{
+    for (int l = 0; l < p->n_layers; l++)
+        p->layers[l] = how;
+}
+
+/* Layer by layer from the last one, until it fits. */
+static void give_up(sala_train_plan *p, sala_recompute how, const sala_run_config *run, const sala_params *params)
+{
+    for (int l = p->n_layers - 1; l >= 0 && !fits(p); l--) {
+        p->layers[l] = how;
+        count_bytes(p, run, params);
+    }
+}
+
+static bool choose_layers(sala_train_plan *p, const sala_run_config *run, const sala_params *params)
+{
+    static const char *const words[] = {"none", "feed", "layer"};
+    for (int i = 0; run->recompute && i < 3; i++)
+        if (strcmp(run->recompute, words[i]) == 0) {
+            set_layers(p, (sala_recompute)i);
+            count_bytes(p, run, params);
+            return fits(p);
+        }
+    set_layers(p, SALA_RECOMPUTE_NONE);
+    count_bytes(p, run, params);
+    give_up(p, SALA_RECOMPUTE_FEED, run, params);
+    give_up(p, SALA_RECOMPUTE_LAYER, run, params);
+    return fits(p);
+}
+
+static sala_status choose(sala_train_plan *p, const sala_run_config *run, const sala_params *params, sala_error *err)
+{
+    const int64_t longest = longest_sequence(run);
+    const bool free_rows = run->rows_per_pass <= 0;
+    int64_t asked = free_rows ? sala_max_i64(PASS_ROWS, longest) : run->rows_per_pass;
+    if (asked < longest)
+        return sala_fail(err, SALA_E_INVALID,
+                         "compute.rows_per_pass is %" PRId64 "; a sequence of %" PRId64 " tokens does not fit into it",
+                         asked, longest);
+    for (;; asked = longest) {
+        p->rows = rows_of(run, asked, p->n_ranks);
+        p->tile_rows = sala_min_i64(FEED_TILE, p->rows);
+        if (choose_layers(p, run, params))
+            return SALA_OK;
+        if (!free_rows || asked == longest)
+            break;
+    }
+    char least[32], limit[32];
+    return sala_fail(err, SALA_E_MEMORY,
+                     "training needs at least %s, %s of it for the parameters, and may take %s: shorter sequences, a "
+                     "smaller model, or compute.memory above that",
+                     sala_format_bytes(least, p->total),
+                     sala_format_bytes((char[32]){0}, p->values + p->grads + p->moments + p->packs),
+                     sala_format_bytes(limit, p->limit));
+}
+
+sala_status sala_train_plan_make(sala_train_plan *out, const sala_run_config *run, const sala_params *params,
+                                 uint64_t limit, int n_threads, int n_ranks, sala_error *err)
+{
+    sala_train_plan p = {.half = run->precision == SALA_PRECISION_BF16,
+                         .states_every = STATES_EVERY,
+                         .n_layers = run->shape.n_layers + (run->mtp_depth > 0),
+                         .n_ranks = n_ranks,
+                         .n_threads = n_threads,
+                         .limit = limit,
+                         .n_weights = params->n_weights};
+    p.layers = calloc((size_t)p.n_layers, sizeof *p.layers);
+    if (!p.layers)
+        return sala_fail_memory(err, (uint64_t)p.n_layers * sizeof *p.layers);
+    const sala_status st = choose(&p, run, params, err);
+    if (st != SALA_OK) {
+        sala_train_plan_free(&p);
+        return st;
+    }
+    count_flops(&p, run);
+    *out = p;
+    return SALA_OK;
+}
+
+void sala_train_plan_free(sala_train_plan *p)
+{
+    free(p->layers);
+    *p = (sala_train_plan){0};
+}
+
+/* ---- words ---- */
+
+static void print_kinds(sala_buf *out, const sala_config *c)
+{
+    static const sala_mixer_kind kinds[] = {SALA_MIXER_DENSE, SALA_MIXER_SPARSE, SALA_MIXER_LIGHTNING};
+    const char *before = " (";
+    for (size_t i = 0; i < SALA_ARRAY_LEN(kinds); i++) {
+        const int n = sala_config_count(c, kinds[i]);
+        if (n) {
+            sala_buf_printf(out, "%s%d %s", before, n, sala_mixer_kind_name(kinds[i]));
+            before = ", ";
+        }
+    }
+    sala_buf_add_char(out, ')');
+}
+
+static uint64_t mib(uint64_t bytes)
+{
+    return (bytes + (1 << 19)) >> 20;
+}
+
+void sala_train_plan_print(sala_buf *out, const sala_train_plan *p, const sala_run_config *run, const char *products)
+{
+    const sala_config *c = &run->shape;
+    sala_buf_printf(out, "model      %.2f M weights, %d layers", (double)p->n_weights / 1e6, c->n_layers);
+    print_kinds(out, c);
+    sala_buf_printf(out, ", vocabulary %d, %s%s\n", c->n_vocab, c->tied_head ? "tied" : "a head of its own",
+                    run->mtp_depth > 0 ? ", one block for the token after the next" : "");
+    sala_buf_printf(out, "precision  %s%s%s\n", p->half ? "bf16 products, f32 masters" : "f32", products ? "; " : "",
+                    products ? products : "");
+    for (int i = 0; i < run->n_stages; i++) {
+        const sala_run_stage *s = &run->stages[i];
+        const int64_t share = (s->batch + p->n_ranks - 1) / p->n_ranks;
+        const int64_t at_once = sala_min_i64(share, sala_train_plan_sequences(p, s->seq_len));
+        const int64_t passes = (share + at_once - 1) / at_once;
+        sala_buf_printf(out, "step       %" PRId64 " x %" PRId64 " tokens in %" PRId64 " pass%s of %" PRId64 " rows",
+                        s->batch, s->seq_len, passes, passes == 1 ? "" : "es", at_once * s->seq_len);
+        if (p->n_ranks > 1)
+            sala_buf_printf(out, " on each of %d processes", p->n_ranks);
+        if (run->n_stages > 1)
+            sala_buf_printf(out, " (%s)", s->name ? s->name : "stage");
+        if (i + 1 == run->n_stages)
+            sala_buf_printf(out, "; %.0f MFLOP a token", p->flops_per_token / 1e6);
+        sala_buf_add_char(out, '\n');
+    }
+    int feed = 0, layer = 0;
+    for (int l = 0; l < p->n_layers; l++) {
+        feed += p->layers[l] == SALA_RECOMPUTE_FEED;
+        layer += p->layers[l] == SALA_RECOMPUTE_LAYER;
+    }
+    sala_buf_printf(out, "memory     values %" PRIu64 " MiB, gradients %" PRIu64 ", moments %" PRIu64, mib(p->values),
+                    mib(p->grads), mib(p->moments));
+    if (p->packs)
+        sala_buf_printf(out, ", packs %" PRIu64, mib(p->packs));
+    sala_buf_printf(out, ", tape %" PRIu64, mib(p->tape));
+    if (feed || layer)
+        sala_buf_printf(out, " (made again: feed-forward part of %d layers, all of %d; %.1f %% more work)", feed, layer,
+                        100 * p->recompute_share);
+    sala_buf_printf(out,
+                    ", scratch %" PRIu64 ", data %" PRIu64 "\n           = ", mib(p->layer_scratch + p->device_scratch),
+                    mib(p->loader));
+    char total[32], limit[32];
+    sala_buf_printf(out, "%s", sala_format_bytes(total, p->total));
+    if (p->limit)
+        sala_buf_printf(out, " of %s allowed", sala_format_bytes(limit, p->limit));
+    sala_buf_add_char(out, '\n');
+}
