@@ -33,7 +33,8 @@ void sala_trainer_close(sala_trainer *t);
  * SALA_GUARD_MOST_BAD steps in a row were not finite, with the first tensor whose gradient is not. */
 sala_status sala_trainer_step(sala_trainer *t, const sala_batch *batches, int n_batches, int64_t supervised, double lr,
                               sala_step_result *out, sala_error *err);
-/* Loss only. row_losses [n_rows] may be NULL. */
+/* Loss only, of this rank's batch: *loss is the sum over the *n tokens that have a label. row_losses [n_rows] may be
+ * NULL. */
 sala_status sala_trainer_evaluate(sala_trainer *t, const sala_batch *batch, double *loss, int64_t *n, float *row_losses,
                                   sala_error *err);
 /* The arenas, for saves and export. Moments (0, 1) hold this rank's parts only, one behind the other, in the order of
@@ -44,6 +45,8 @@ float *sala_trainer_moment(sala_trainer *t, int which);
 sala_trainer_state *sala_trainer_state_of(sala_trainer *t);
 /* The values have changed behind the trainer's back (load, rewind). */
 void sala_trainer_changed(sala_trainer *t);
+/* For sala_device_product: what multiplies, and how fast. */
+const sala_backend *sala_trainer_device(const sala_trainer *t);
 /* What samples are drawn from: logits of the last row of a prompt. */
 sala_status sala_trainer_logits(sala_trainer *t, const int32_t *ids, int64_t n, float *logits, sala_error *err);
 
