@@ -248,7 +248,12 @@ sala_status sala_metrics_step(sala_metrics *m, const sala_step_result *r, double
     add_number(b, "tokens_per_second", tokens_per_second, 6);
     add_number(b, "share_of_peak", share_of_peak, 4);
     add_number(b, "seconds", seconds, 6);
-    sala_buf_printf(b, ",\"supervised\":%" PRId64 ",\"skipped\":%s", r->supervised, r->skipped ? "true" : "false");
+    sala_buf_printf(b, ",\"supervised\":%" PRId64, r->supervised);
+    const char *why = sala_verdict_name(r->verdict);
+    if (r->skipped)
+        sala_buf_printf(b, ",\"skipped\":\"%s\"", why ? why : "yes");
+    else
+        sala_buf_add_str(b, ",\"skipped\":false");
     if (r->mtp_loss != 0)
         add_number(b, "mtp_loss", r->mtp_loss, 9);
     if (r->zloss != 0)

@@ -29,7 +29,7 @@ sala_status sala_saves_open(sala_save *out, const char *path, sala_error *err);
  * written it. After SALA_E_CORRUPT the trainer holds a mixture and must be loaded again. */
 sala_status sala_saves_load(const sala_save *info, sala_trainer *t, const sala_params *params, sala_dist *dist,
                             sala_error *err);
-/* The values alone, for export: malloc'ed, *n elements laid out as `params`. */
+/* The values alone, for export: [n_elements], laid out as `params` says. */
 sala_status sala_saves_values(const sala_save *info, const sala_params *params, float *values, sala_error *err);
 void sala_save_free(sala_save *info);
 /* Removes what the policy does not keep: the last keep_last, every keep_every-th (0: none), `stable` marks. Unfinished
