@@ -200,5 +200,7 @@ double sala_rope_inv_freq(const sala_config *c, bool long_list, double *inv_freq
 /* Cosines and sines, times the factor, of n rows from `position` on; each [n][n_pairs]. */
 void sala_rope_rows(float *cosines, float *sines, const double *inv_freq, int n_pairs, double factor, int64_t position,
                     int64_t n);
+/* What queries at n positions are multiplied by where attn_scale_base is set. */
+void sala_query_scales(float *scales, double base, int64_t position, int64_t n);
 
 #endif

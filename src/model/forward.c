@@ -1,7 +1,6 @@
 /* The forward pass: rows of any sessions in, logits of the wanted rows out. */
 #include "model/layer.h"
 
-#include <math.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
@@ -18,12 +17,9 @@ static void fill_rope(sala_net *net, sala_timeline *const *timelines, const slic
 {
     const sala_config *c = net->config;
     const int half = c->rope.n_rot / 2;
-    if (c->attn_scale_base > 0)
-        for (int q = 0; q < s->n_seqs; q++)
-            for (int64_t i = 0; i < s->seqs[q].n_rows; i++)
-                net->row_scale[s->seqs[q].first_row + i] =
-                    (float)(log((double)(s->seqs[q].position + i) + c->attn_scale_base) /
-                            log(floor(c->attn_scale_base)));
+    for (int q = 0; q < s->n_seqs && c->attn_scale_base > 0; q++)
+        sala_query_scales(net->row_scale + s->seqs[q].first_row, c->attn_scale_base, s->seqs[q].position,
+                          s->seqs[q].n_rows);
     if (c->rope.kind == SALA_ROPE_NONE)
         return;
     for (int q = 0; q < s->n_seqs; q++) {

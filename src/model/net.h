@@ -103,9 +103,9 @@ typedef struct sala_net_part {
     sala_act *vector;
 } sala_net_part;
 
-/* A net of parts that the caller keeps, for one who runs layers by hand (layer.h): it has tables of angles for max_rows
- * rows, but no files, no buffers and no logits, and nothing is reserved on the device. Every tensor that the config
- * asks for must be there; `config` is borrowed too. Tied heads need no part of their own. */
+/* A net of parts that the caller keeps, for one who runs layers by hand (layer.h): it has tables of angles and scales
+ * for max_rows rows, but no files, no buffers and no logits, and nothing is reserved on the device. Every tensor that
+ * the config asks for must be there; `config` is borrowed too. Tied heads need no part of their own. */
 sala_status sala_net_open_parts(sala_net **out, const sala_config *config, sala_backend *be, const sala_net_part *parts,
                                 int n_parts, int64_t max_rows, sala_error *err);
 void sala_net_close_parts(sala_net *net);

@@ -151,12 +151,13 @@ static bool make_tables(sala_net *net, int64_t max_rows)
 {
     const sala_config *c = net->config;
     const size_t half = (size_t)(c->rope.n_rot / 2 + 1), rows = (size_t)max_rows;
-    net->rope_cos = calloc(rows * half * 2 + (size_t)c->lightning.n_heads * DECAYS, sizeof(float));
+    net->rope_cos = calloc(rows * (half * 2 + 1) + (size_t)c->lightning.n_heads * DECAYS, sizeof(float));
     net->inv_freq[0] = calloc(half * 2, sizeof(double));
     if (!net->rope_cos || !net->inv_freq[0])
         return false;
     net->rope_sin = net->rope_cos + rows * half;
-    net->decay = net->rope_sin + rows * half;
+    net->row_scale = net->rope_sin + rows * half;
+    net->decay = net->row_scale + rows;
     net->inv_freq[1] = net->inv_freq[0] + half;
     sala_net_fill_tables(net);
     return true;

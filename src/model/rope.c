@@ -122,3 +122,9 @@ void sala_rope_rows(float *cosines, float *sines, const double *inv_freq, int n_
         }
     }
 }
+
+void sala_query_scales(float *scales, double base, int64_t position, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        scales[i] = (float)(log((double)(position + i) + base) / log(floor(base)));
+}

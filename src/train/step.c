@@ -161,6 +161,8 @@ static sala_status get_net(sala_trainer *t, sala_error *err)
     free(parts);
     if (st != SALA_OK)
         return st;
+    if (!t->run->scale_logits_in_training || c->attn_scale_base <= 0)
+        t->net->row_scale = NULL;
     t->net->grad = t->grad;
     t->net->grad_offset = t->grads - t->values;
     st = sala_net_state_layout(&t->state, c, SALA_F32, err);
@@ -297,6 +299,8 @@ static sala_pass make_pass(sala_trainer *t, const sala_batch *b)
             .first_row = b->doc_start[d], .n_rows = n, .sparse_from = dense_len <= 0 || n >= dense_len ? 0 : INT64_MAX};
         const int64_t position = t->run->restart_positions ? 0 : b->doc_position[d];
         fill_angles(t->net, seq, position);
+        if (t->net->row_scale)
+            sala_query_scales(t->net->row_scale + seq->first_row, t->run->shape.attn_scale_base, position, n);
         if (t->mtp.net)
             fill_angles(t->mtp.net, seq, position);
     }
