@@ -9,7 +9,7 @@
 #include "unit/test.h"
 
 typedef struct vec {
-    char name[33];
+    char name[65];
     char kind; /* 'f', 'i' */
     int elem_bytes, n_dims;
     int64_t shape[8], count;
@@ -39,13 +39,13 @@ static inline void vec_open(vec_file *f, const char *name)
     assert_true(f->bytes >= 8 && memcmp(f->data, "SALAVEC1", 8) == 0);
     for (size_t at = 8; at < f->bytes;) {
         assert_in_range(f->n, 0, SALA_ARRAY_LEN(f->arrays) - 1);
-        assert_true(at + 36 <= f->bytes);
+        assert_true(at + 68 <= f->bytes);
         vec *v = &f->arrays[f->n++];
-        memcpy(v->name, f->data + at, 32);
-        v->kind = (char)f->data[at + 32];
-        v->elem_bytes = f->data[at + 33];
-        v->n_dims = f->data[at + 34];
-        at += 36;
+        memcpy(v->name, f->data + at, 64);
+        v->kind = (char)f->data[at + 64];
+        v->elem_bytes = f->data[at + 65];
+        v->n_dims = f->data[at + 66];
+        at += 68;
         v->count = 1;
         for (int d = 0; d < v->n_dims; d++, at += 4)
             v->count *= v->shape[d] = vec_u32(f->data + at);

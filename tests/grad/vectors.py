@@ -1,4 +1,4 @@
-"""The container of frozen arrays that vectors.h reads: b"SALAVEC1", then for each array its name (32 bytes, zero-padded), kind
+"""The container of frozen arrays that vectors.h reads: b"SALAVEC1", then for each array its name (64 bytes, zero-padded), kind
 (1 byte: f or i), bytes of an element (1), number of dimensions (1), a zero, the shape (u32 each), and the numbers, little endian
 and in C order. Numbers that f32 holds exactly are stored as f32; others, and everything that is not checked to better than f32's
 rounding, may be too."""
@@ -20,8 +20,8 @@ def save(name, arrays):
         else:
             a = a.astype("<i4")
         a = np.ascontiguousarray(a)
-        assert len(key) < 32 and a.ndim <= 8, key
-        out += key.encode().ljust(32, b"\0")
+        assert len(key) < 64 and a.ndim <= 8, key
+        out += key.encode().ljust(64, b"\0")
         out += struct.pack("<cBBB", a.dtype.kind.encode(), a.dtype.itemsize, a.ndim, 0)
         out += struct.pack("<%dI" % a.ndim, *a.shape)
         out += a.tobytes()

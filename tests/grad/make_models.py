@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""Freezes loss and all gradients of small models of every family, by PyTorch's autograd in float64, for test_models.c. The models are
+the references of tests/parity (sala_ref.py), whose softmax, recurrences and block selection are written from the definitions;
+weights are those of tests/fixtures/make_checkpoint.py, rounded to f32. Two documents share a batch and see nothing of each other.
+Blocks are selected by the reference itself; a draw in which a selection is a close call is thrown away.
+
+Needs torch, numpy and safetensors (tests/parity/requirements.txt). Run from anywhere; writes vectors/model-*.vec."""
+import json
+import math
+import pathlib
+import sys
+
+import numpy as np
+import torch
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent / "parity"), str(HERE.parent / "fixtures")]
+
+from make_checkpoint import build_config, hypenet, preset, sala, shape, sparse, tensor_table, uniform  # noqa: E402
+from sala_ref import Model, Sparse  # noqa: E402
+from vectors import rough, save  # noqa: E402
+
+torch.set_default_dtype(torch.float64)
+
+VOCAB, ZLOSS = 48, 1e-3
+SMALL = {"hidden_size": 32, "intermediate_size": 40, "vocab_size": VOCAB}
+
+# name: family, config, lengths of the documents
+MODELS = {
+    "llama": ("llama", shape(32, 4, 2, 40, 2, attention_bias=True, mlp_bias=True), (37, 20)),
+    "qwen2": ("qwen2", shape(32, 4, 2, 40, 2, tie_word_embeddings=True, use_sliding_window=False), (37, 20)),
+    "qwen3": ("qwen3", shape(32, 3, 1, 40, 2, head_dim=16, attention_bias=False, use_sliding_window=False), (70, 33)),
+    "minicpm": ("minicpm", shape(32, 4, 2, 40, 2, tie_word_embeddings=True, dim_model_base=16), (37, 20)),
+    "sala": ("sala", dict(sala(4, 2, 8, "SL", sparse(32, 16, 64, 64, 1, 128)), dim_model_base=16, **SMALL), (70, 100)),
+    "sala-sparse": ("sala", dict(sala(4, 2, 8, "SLS", sparse(32, 16, 64, 64, 2, 128), lightning_nkv=2), **SMALL), (330, 60)),
+    "minicpm-nope": ("minicpm", shape(32, 4, 1, 40, 2, head_dim=8, tie_word_embeddings=True, sparse_config=sparse(
+        32, 16, 64, 64, 1, 128, nope=True)), (300, 40)),
+    "hypenet": ("hypenet", dict(hypenet(4, 2, 8, "AL", attn_logits_scaling="hype 500"), **SMALL), (37, 80)),
+}
+
+
+class Net(Model):
+    """A reference whose weights have gradients."""
+
+    def __init__(self, config, weights):
+        self.c, self.dtype, self.w, self.used = config, torch.float64, weights, set()
+        self.family = config["model_type"]
+        self.heads, self.kv = config["num_attention_heads"], config["num_key_value_heads"]
+        self.d = config.get("head_dim") or config["hidden_size"] // self.heads
+
+    def angles(self, n):
+        """Angles are rounded to f32 before the cosine and cosines after, as the program does."""
+        inv = self.c["rope_theta"] ** (-np.arange(0, self.d, 2) / self.d)
+        angle = np.arange(n, dtype="f4")[:, None] * inv.astype("f4")[None]
+        table = lambda fn: torch.tensor(np.concatenate([fn(angle.astype("f8")).astype("f4").astype("f8")] * 2, -1))
+        return table(np.cos), table(np.sin)
+
+    def run(self, ids):
+        """One document: logits with a graph behind them."""
+        c, n = self.c, len(ids)
+        self.switch, self.planned = "prompt", n
+        self.sparse = Sparse.of_config(c["sparse_config"]) if c.get("sparse_config") else None
+        self.gaps, self.sparse_tokens, self.skipping = torch.full((n,), math.inf), 0, 0
+        mup = self.family.startswith("minicpm")
+        residual = c["scale_depth"] / math.sqrt(c["num_hidden_layers"]) if mup else 1.0
+        self.cos, self.sin = self.angles(n)
+        bias = c.get("mlp_bias", False)
+        h = self.weight("model.embed_tokens.weight")[ids] * (c["scale_emb"] if mup else 1.0)
+        for layer in range(c["num_hidden_layers"]):
+            p = "model.layers.%d." % layer
+            x = self.norm(h, p + "input_layernorm")
+            h = h + residual * (self.lightning if self.is_lightning(layer) else self.attention)(x, p + "self_attn.")
+            x = self.norm(h, p + "post_attention_layernorm")
+            y = torch.nn.functional.silu(self.linear(x, p + "mlp.gate_proj", bias)) * self.linear(x, p + "mlp.up_proj", bias)
+            h = h + residual * self.linear(y, p + "mlp.down_proj", bias)
+        h = self.norm(h, "model.norm") / (c["hidden_size"] / c["dim_model_base"] if mup else 1.0)
+        return h @ self.weight("model.embed_tokens.weight" if c["tie_word_embeddings"] else "lm_head.weight").T
+
+
+def attempt(name, seed):
+    family, config, lengths = MODELS[name]
+    c = build_config(preset(family, "spm", config), VOCAB, {"bos": 1, "eos": 2})
+    weights = {}
+    for tensor, dims, centre, spread in tensor_table(c, family):
+        values = np.array(list(uniform(tensor, seed, math.prod(dims)))) * spread + centre
+        weights[tensor] = torch.tensor(values.astype("f4").astype("f8")).reshape(dims).requires_grad_(True)
+    gen = torch.Generator().manual_seed(seed)
+    net, ids, labels, losses, squares, closest, skipping = Net(c, weights), [], [], [], [], math.inf, 0
+    for n in lengths:
+        tokens = torch.randint(0, VOCAB, (n,), generator=gen)
+        target = torch.cat([tokens[1:], torch.tensor([-1])])
+        target[torch.rand(n, generator=gen) < 0.2] = -1  # places without a loss
+        z = net.run(tokens)
+        lse = torch.logsumexp(z, -1)
+        use = target >= 0
+        losses.append((lse - z.gather(1, target.clamp(min=0)[:, None])[:, 0])[use])
+        squares.append((lse * lse)[use])
+        ids.append(tokens)
+        labels.append(target)
+        closest, skipping = min(closest, net.gaps.min().item()), skipping + net.skipping
+    assert net.used == set(weights), set(weights) - net.used
+    if closest < 1e-3:
+        return None
+    if net.sparse and max(lengths) > 256:
+        assert skipping, "nothing was left out: the model shows nothing of selection"
+    nll, square = torch.cat(losses), torch.cat(squares)
+    total = (nll + ZLOSS * square).mean()
+    grads = torch.autograd.grad(total, list(weights.values()))
+    arrays = {"config": np.frombuffer(json.dumps(c).encode(), dtype="u1").astype("i4"),
+              "ids": torch.cat(ids).numpy(), "labels": torch.cat(labels).numpy(), "lengths": np.array(lengths),
+              "zloss": np.array([ZLOSS]), "loss": np.array([nll.mean().item(), total.item()])}
+    for (key, value), grad in zip(weights.items(), grads):
+        assert grad.abs().max() > 0, key
+        arrays[key] = value.detach().numpy()
+        arrays["d." + key] = rough(grad)
+    return arrays
+
+
+def main():
+    for name in MODELS:
+        for seed in range(1, 50):
+            arrays = attempt(name, seed)
+            if arrays:
+                save("model-" + name, arrays)
+                break
+        else:
+            sys.exit("%s: every draw has a selection that is a close call" % name)
+
+
+if __name__ == "__main__":
+    main()
