@@ -22,6 +22,10 @@ sala_backend_limits sala_train_limits(const sala_run_config *run, int64_t rows)
         .n_kv_heads = c->n_kv_heads,
         .head_dim = c->head_dim,
         .lightning_head_dim = lightning ? c->lightning.head_dim : 0,
+        .lightning_heads = lightning ? c->lightning.n_heads : 0,
+        .lightning_kv_heads = lightning ? c->lightning.n_kv_heads : 0,
+        .block_size = c->sparse.block_size,
+        .row_stride = c->sparse.kernel_stride,
         .selected = sala_config_count(c, SALA_MIXER_SPARSE) ? sala_sparse_selected(&c->sparse) : 0,
         .vocab = c->n_vocab};
 }
