@@ -29,6 +29,7 @@ enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_MISUSED = 2 };
     X(random, "CONFIG.json|DIRECTORY [OUT.gguf]", 1, 2, "a model of random weights in a given shape")                  \
     X(read, "DOCUMENT", 1, 1, "read a document into a session, once for many questions")                               \
     X(ask, "SESSION [QUESTION]", 1, 2, "answer questions about what was read")                                         \
+    X(data, "pack|stats|show ARGUMENT...", 1, 65536, "text to token shards, which training reads")                       \
     X(pull, "NAME", 0, 1, "bring a model of the catalogue into the cache")                                             \
     X(list, "", 0, 0, "models that are on this machine or can be pulled")                                              \
     X(rm, "NAME...", 1, 64, "remove models from the cache")                                                            \
@@ -106,6 +107,11 @@ struct cli_options {
     const char *bench_prompt, *bench_gen, *depths, *plot;
     int64_t repeat;
     bool real_prefill, ops;
+
+    const char *format, *text_key, *separator;
+    int64_t split, shard_tokens, max_doc, seq_len;
+    double validation;
+    bool bos, no_eos, keep_going, check;
 
     const char *session, *attention;
     int64_t save_every;

