@@ -384,10 +384,10 @@ static void mpi_abort(sala_dist *d, const char *message)
                 MPI_Isend(words, (int)strlen(words) + 1, MPI_BYTE, r, TAG_LAST_WORDS, m->beat, &request) == MPI_SUCCESS)
                 MPI_Request_free(&request);
         }
-        /* The others look five times a second; they should have read before they are ended. */
-        const struct timespec t = {0, 600000000};
-        nanosleep(&t, NULL);
     }
+    /* The others look five times a second: they should have read, or seen who is gone, before they are ended. */
+    const struct timespec t = {0, 600000000};
+    nanosleep(&t, NULL);
     MPI_Abort(MPI_COMM_WORLD, 1);
     pthread_mutex_unlock(&m->entry);
 }

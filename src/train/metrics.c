@@ -153,8 +153,8 @@ static sala_status open_events(sala_metrics *m, const char *out_dir, int64_t res
     if (st != SALA_OK)
         return st;
     sala_tf_version(&m->buf, now);
-    if (resume_step > 0)
-        sala_tf_restart(&m->buf, now, resume_step + 1);
+    /* Of a killed run without a save there may be files as well. */
+    sala_tf_restart(&m->buf, now, resume_step + 1);
     return flush_events(m, err);
 }
 

@@ -1,0 +1,898 @@
+/* A run from its config to its output. State that enters a step is the trainer's, the loader's and the config, all of which
+ * a save holds: a run that was killed anywhere goes on with the same numbers. Order at a step's end: metrics, evaluation,
+ * samples, save; so what a save's step has brought is on the medium before the save is.
+ *
+ * Stages differ in lengths and sparse attention, so each has its own plan, trainer and loader; between two of them the
+ * state goes through a save, as it does when a run goes on another day. */
+#include "train/run.h"
+
+#include "data/pack.h"
+#include "os/os.h"
+#include "train/output.h"
+#include "train/run_config_internal.h"
+#include "train/sample.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <xxhash.h>
+
+enum { SAMPLE_TOKENS = 64, MAX_REWINDS = 3, SPLIT_BYTES = 4096 };
+static const double VALIDATION_SHARE = 0.02; /* of a text that is packed on the fly */
+
+typedef struct open_corpus {
+    char *path; /* as the config names it */
+    sala_corpus corpus;
+    bool is_open;
+} open_corpus;
+
+typedef struct run {
+    sala_run_config c; /* shallow copy of the caller's, with the step of a branch */
+    const sala_run_options *o;
+    const sala_run_hooks *hooks;
+    const char *out;
+    sala_dist *dist;
+    sala_pool *pool;
+    sala_store *lock;
+    sala_vocabulary vocabulary;
+    open_corpus *corpora;
+    int n_corpora;
+    sala_corpus validation;
+    bool has_validation;
+    sala_metrics *metrics;
+    sala_buf identity;
+    double peak; /* floating-point operations a second, of all ranks */
+    char *products;
+
+    /* the stage that is open */
+    int stage; /* -1: none */
+    int64_t before; /* steps before it */
+    sala_run_config view;
+    sala_params params;
+    sala_train_plan plan;
+    sala_trainer *trainer;
+    sala_bins *bins[SALA_MAX_SOURCES];
+    int n_bins;
+    sala_loader *loader;
+
+    int64_t step, last_save;
+    int rewinds;
+    double pace; /* seconds a step, smoothed; 0: unknown */
+    int stopped_by; /* a signal, agreed on by all ranks */
+} run;
+
+SALA_PRINTF(2, 3)
+static void say(const run *r, const char *fmt, ...)
+{
+    char text[1200];
+    va_list args;
+    if (!r->hooks->line || (r->dist && r->dist->rank > 0))
+        return;
+    va_start(args, fmt);
+    vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    r->hooks->line(r->hooks->user, text);
+}
+
+static void pass_on(void *user, const char *line)
+{
+    say(user, "%s", line);
+}
+
+static int stop_asked(const run *r)
+{
+    return r->hooks->stop ? atomic_load(r->hooks->stop) : 0;
+}
+
+/* ---- data ---- */
+
+static bool pack_progress(void *user, uint64_t bytes_in, uint64_t tokens)
+{
+    (void)bytes_in;
+    (void)tokens;
+    return stop_asked(user) == 0;
+}
+
+static sala_status pack_text(run *r, const char *path, const char *dir, sala_error *err)
+{
+    sala_pack_stats stats;
+    say(r, "packing %s", path);
+    const sala_pack_params p = {.inputs = &path,
+                                .n_inputs = 1,
+                                .out_dir = dir,
+                                .tokenizer = r->vocabulary.tokenizer,
+                                .add_eos = true,
+                                .split_bytes = SPLIT_BYTES,
+                                .validation = VALIDATION_SHARE,
+                                .seed = r->c.seed,
+                                .n_threads = sala_pool_size(r->pool),
+                                .tokenizer_hint = r->c.tokenizer,
+                                .progress = pack_progress,
+                                .user = r};
+    SALA_TRY(sala_pack_run(&p, &stats, err));
+    say(r, "packed %" PRIu64 " tokens in %" PRIu64 " documents, %" PRIu64 " of them for validation", stats.tokens,
+        stats.docs, stats.docs_validation);
+    return SALA_OK;
+}
+
+/* Where a text's shards lie: named by the path, so that another source never meets them. */
+static char *pack_dir(const run *r, const char *path)
+{
+    sala_buf b = {0};
+    sala_buf_printf(&b, "%s/data/%016" PRIx64, r->out, (uint64_t)XXH3_64bits(path, strlen(path)));
+    return sala_buf_take(&b, NULL);
+}
+
+static sala_status open_source(run *r, const char *path, sala_corpus *out, sala_error *err)
+{
+    sala_status st = SALA_OK;
+    if (sala_corpus_is_there(path)) {
+        st = sala_corpus_open(out, path, err);
+    } else {
+        char *dir = pack_dir(r, path);
+        if (!dir)
+            return sala_fail_memory(err, strlen(path));
+        if (r->dist->rank == 0 && !sala_corpus_is_there(dir))
+            st = pack_text(r, path, dir, err);
+        st = sala_dist_agree(r->dist, st, err);
+        if (st == SALA_OK)
+            st = sala_corpus_open(out, dir, err);
+        free(dir);
+    }
+    if (st != SALA_OK)
+        return st;
+    st = sala_corpus_check_vocab(out, r->vocabulary.id, (uint32_t)r->c.shape.n_vocab, err);
+    if (st != SALA_OK)
+        sala_corpus_close(out);
+    return st == SALA_OK ? SALA_OK : sala_fail_prefix(err, st, "%s", path);
+}
+
+static const sala_corpus *corpus_of(const run *r, const char *path)
+{
+    for (int i = 0; i < r->n_corpora; i++)
+        if (strcmp(r->corpora[i].path, path) == 0)
+            return &r->corpora[i].corpus;
+    return NULL;
+}
+
+static sala_status open_corpora(run *r, sala_error *err)
+{
+    int most = 0;
+    for (int i = 0; i < r->c.n_stages; i++)
+        most += r->c.stages[i].n_sources;
+    r->corpora = calloc((size_t)most, sizeof *r->corpora);
+    if (!r->corpora)
+        return sala_fail_memory(err, (uint64_t)most * sizeof *r->corpora);
+    for (int i = 0; i < r->c.n_stages; i++)
+        for (int k = 0; k < r->c.stages[i].n_sources; k++) {
+            sala_run_source *s = &r->c.stages[i].sources[k];
+            if (!corpus_of(r, s->path)) {
+                open_corpus *o = &r->corpora[r->n_corpora];
+                SALA_TRY(open_source(r, s->path, &o->corpus, err));
+                o->path = s->path;
+                r->n_corpora++;
+            }
+            s->corpus = corpus_of(r, s->path)->manifest_sum;
+        }
+    return SALA_OK;
+}
+
+static sala_status open_validation(run *r, sala_error *err)
+{
+    const char *path = r->c.validation;
+    if (!path)
+        return SALA_OK;
+    if (strcmp(path, "auto") == 0) {
+        path = r->corpora[0].corpus.validation_dir;
+        if (!path)
+            return SALA_OK;
+    }
+    SALA_TRY(sala_corpus_open(&r->validation, path, err));
+    r->has_validation = true;
+    return sala_corpus_check_vocab(&r->validation, r->vocabulary.id, (uint32_t)r->c.shape.n_vocab, err);
+}
+
+/* ---- stages ---- */
+
+static void close_stage(run *r)
+{
+    sala_loader_close(r->loader);
+    for (int i = 0; i < r->n_bins; i++)
+        sala_bins_close(r->bins[i]);
+    if (r->trainer)
+        sala_trainer_close(r->trainer);
+    sala_train_plan_free(&r->plan);
+    sala_params_free(&r->params);
+    if (r->stage >= 0)
+        sala_run_view_free(&r->view);
+    r->loader = NULL;
+    r->n_bins = 0;
+    r->trainer = NULL;
+    r->plan = (sala_train_plan){0};
+    r->params = (sala_params){0};
+    r->stage = -1;
+}
+
+/* Order of data of a stage: another one for each, or a stage would begin with what the one before began with. */
+static sala_loader_state first_state(const run *r, int stage)
+{
+    return (sala_loader_state){.stage = (uint64_t)stage,
+                               .seed = r->c.seed ^ (uint64_t)stage * UINT64_C(0x9e3779b97f4a7c15)};
+}
+
+static sala_status open_loader(run *r, const sala_loader_state *from, sala_error *err)
+{
+    const sala_run_stage *s = &r->view.stages[0];
+    sala_mix_source mix[SALA_MAX_SOURCES];
+    char *cache = sala_path_join(r->out, "cache");
+    sala_status st = cache ? SALA_OK : sala_fail_memory(err, strlen(r->out));
+    if (st == SALA_OK && r->dist->rank == 0 && sala_os_make_dirs(cache) != 0)
+        st = sala_fail(err, SALA_E_IO, "could not make %s", cache);
+    for (int i = 0; i < s->n_sources && st == SALA_OK; i++) {
+        const sala_corpus *c = corpus_of(r, s->sources[i].path);
+        st = sala_bins_open(&r->bins[i], c, s->seq_len, r->c.packing, cache, err);
+        if (st == SALA_OK) {
+            r->n_bins++;
+            mix[i] = (sala_mix_source){.bins = r->bins[i], .corpus = c, .weight = s->sources[i].weight};
+        }
+    }
+    free(cache);
+    if (st != SALA_OK)
+        return st;
+    const sala_loader_params p = {.sources = mix,
+                                  .n_sources = s->n_sources,
+                                  .seq_len = s->seq_len,
+                                  .sequences_per_step = s->batch,
+                                  .sequences_per_pass = sala_train_plan_sequences(&r->plan, s->seq_len),
+                                  .rank = r->dist->rank,
+                                  .n_ranks = r->dist->size,
+                                  .mask_documents = r->c.mask_documents};
+    return sala_loader_open(&r->loader, &p, from, err);
+}
+
+static sala_status plan_stage(run *r, int stage, sala_error *err)
+{
+    SALA_TRY(sala_run_view(&r->view, &r->c, stage, err));
+    r->stage = stage;
+    r->before = 0;
+    for (int i = 0; i < stage; i++)
+        r->before += r->c.stages[i].steps;
+    SALA_TRY(sala_params_plan(&r->params, &r->view, err));
+    return sala_train_plan_make(&r->plan, &r->view, &r->params, r->c.memory_limit / (uint64_t)r->dist->host_size,
+                                sala_pool_size(r->pool), r->dist->size, err);
+}
+
+static void print_plan(run *r)
+{
+    sala_buf text = {0};
+    sala_train_plan_print(&text, &r->plan, &r->view, r->products);
+    for (char *p = text.data; p && *p;) {
+        const size_t n = strcspn(p, "\n");
+        const bool more = p[n] != 0;
+        p[n] = 0;
+        say(r, "%s", p);
+        p += n + more;
+    }
+    sala_buf_free(&text);
+}
+
+/* The save, or NULL for a new run, whose values come from the seed or from model.from. */
+static sala_status open_stage(run *r, int stage, const sala_save *save, sala_error *err)
+{
+    close_stage(r);
+    SALA_TRY(plan_stage(r, stage, err));
+    print_plan(r);
+    SALA_TRY(sala_trainer_open(&r->trainer, &r->view, &r->params, &r->plan, r->pool, r->dist, err));
+    if (save) {
+        SALA_TRY(sala_saves_load(save, r->trainer, &r->params, r->dist, err));
+    } else {
+        sala_params_init(&r->params, sala_trainer_values(r->trainer), r->c.seed);
+        if (r->c.model_from)
+            SALA_TRY(sala_params_load(&r->params, sala_trainer_values(r->trainer), r->c.model_from, err));
+        sala_trainer_changed(r->trainer);
+    }
+    const sala_loader_state from =
+        save && save->loader.stage == (uint64_t)stage ? save->loader : first_state(r, stage);
+    return open_loader(r, &from, err);
+}
+
+/* ---- saves ---- */
+
+static sala_status save_now(run *r, sala_error *err)
+{
+    const bool stable = r->c.schedule == SALA_SCHEDULE_WSD && r->c.decay_steps > 0 && !r->c.branch_step &&
+                        r->step == r->c.steps - r->c.decay_steps;
+    const sala_save info = {.step = r->step,
+                            .config_text = r->identity.data,
+                            .loader = sala_loader_tell(r->loader),
+                            .metrics_bytes = (int64_t)sala_metrics_bytes(r->metrics),
+                            .stable = stable};
+    SALA_TRY(sala_metrics_sync(r->metrics, err));
+    SALA_TRY(sala_saves_write(r->out, r->trainer, &r->params, r->dist, &info, err));
+    r->last_save = r->step;
+    if (r->dist->rank == 0) {
+        sala_error pruning = {0};
+        if (sala_saves_prune(r->out, r->c.keep_last, r->c.keep_every, &pruning) != SALA_OK)
+            say(r, "old saves: %s", pruning.message);
+    }
+    return SALA_OK;
+}
+
+/* The newest whole save at or below max_step, the same on all ranks. */
+static sala_status find_save(run *r, sala_save *out, bool *found, int *damaged, int64_t max_step, sala_error *err)
+{
+    sala_status st = SALA_OK;
+    int64_t facts[3] = {0};
+    *found = false;
+    if (r->dist->rank == 0) {
+        st = sala_saves_find(out, found, damaged, r->out, max_step, pass_on, r, err);
+        facts[0] = st == SALA_OK && *found;
+        facts[1] = facts[0] ? out->step : 0;
+        facts[2] = *damaged;
+    }
+    SALA_TRY(sala_dist_agree(r->dist, st, err));
+    SALA_TRY(r->dist->ops->broadcast(r->dist, facts, sizeof facts, err));
+    if (r->dist->rank == 0)
+        return SALA_OK;
+    *damaged = (int)facts[2];
+    return facts[0] ? sala_saves_find(out, found, NULL, r->out, facts[1], NULL, NULL, err) : SALA_OK;
+}
+
+static sala_status check_same(run *r, const sala_save *save, sala_error *err)
+{
+    sala_buf list = {0};
+    bool same;
+    sala_run_config_difference(&list, &same, save->config_text, r->identity.data);
+    sala_status st = SALA_OK;
+    if (!same && !sala_run_config_continues(&r->c, r->identity.data, save->config_text, save->step)) {
+        char key[128], where[300];
+        const char *first = list.data ? list.data : "";
+        snprintf(key, sizeof key, "%.*s", (int)strcspn(first, ":"), first);
+        for (char *p = list.data; p && *p; p++)
+            if (*p == '\n')
+                *p = p[1] ? ';' : 0;
+        st = sala_fail(err, SALA_E_INVALID,
+                       "%s holds a run with another config: %.500s (%s). Use another --out, or --fresh to start over",
+                       r->out, first, sala_run_config_where(&r->c, key, where, sizeof where));
+    }
+    sala_buf_free(&list);
+    return st;
+}
+
+/* Opens the stage that comes next, from the newest save that loads; a damaged one gives way to the one before it. */
+static sala_status resume(run *r, sala_error *err)
+{
+    int64_t max_step = -1;
+    int passed = 0;
+    for (;;) {
+        sala_save save = {0};
+        bool found;
+        int damaged = 0;
+        SALA_TRY(find_save(r, &save, &found, &damaged, max_step, err));
+        passed += damaged;
+        if (!found)
+            break;
+        sala_status st = sala_dist_agree(r->dist, check_same(r, &save, err), err);
+        int64_t before;
+        const int64_t next = save.step < r->c.steps ? save.step + 1 : r->c.steps;
+        if (st == SALA_OK) {
+            sala_error why = {0};
+            st = open_stage(r, sala_run_stage_of(&r->c, next, &before), &save, &why);
+            const bool bad = st == SALA_E_CORRUPT;
+            const sala_status all = sala_dist_agree(r->dist, st, &why);
+            if (bad || (st == SALA_OK && all != SALA_OK && r->dist->size > 1)) {
+                say(r, "checkpoints/step-%09" PRId64 " is damaged (%s)", save.step, why.message);
+                max_step = save.step - 1;
+                passed++;
+                sala_save_free(&save);
+                continue;
+            }
+            if (all != SALA_OK && err)
+                *err = why;
+            st = all;
+        }
+        if (st == SALA_OK) {
+            r->step = r->last_save = save.step;
+            say(r, "going on from step %" PRId64, save.step);
+        }
+        sala_save_free(&save);
+        return st;
+    }
+    if (passed)
+        return sala_fail(err, SALA_E_CORRUPT,
+                         "all saves of %s are damaged; --fresh starts over, and another --out leaves them alone", r->out);
+    const char *branch = r->c.branch_from;
+    if (!branch)
+        return open_stage(r, 0, NULL, err);
+    sala_save save;
+    int64_t before;
+    const sala_status opened = sala_saves_open(&save, branch, err);
+    if (opened != SALA_OK)
+        return sala_fail_prefix(err, opened, "schedule.branch_from: %s", branch);
+    const sala_status st = open_stage(r, sala_run_stage_of(&r->c, save.step + 1, &before), &save, err);
+    if (st == SALA_OK) {
+        r->step = save.step;
+        say(r, "branching from step %" PRId64 " of %s", save.step, branch);
+    }
+    sala_save_free(&save);
+    return st;
+}
+
+/* ---- talk about a model: losses and samples ---- */
+
+static sala_status evaluate(run *r, sala_error *err)
+{
+    if (!r->has_validation)
+        return SALA_OK;
+    const sala_run_stage *s = &r->view.stages[0];
+    sala_bins *bins;
+    SALA_TRY(sala_bins_open(&bins, &r->validation, s->seq_len, r->c.packing, NULL, err));
+    const int64_t most = (int64_t)sala_bins_count(bins);
+    const sala_mix_source mix = {.bins = bins, .corpus = &r->validation, .weight = 1};
+    /* As many sequences as there are, and as many for each rank. */
+    const int64_t n = sala_max_i64(sala_min_i64(r->c.validation_sequences, most), r->dist->size);
+    const sala_loader_params p = {.sources = &mix,
+                                  .n_sources = 1,
+                                  .seq_len = s->seq_len,
+                                  .sequences_per_step = n,
+                                  .sequences_per_pass = sala_train_plan_sequences(&r->plan, s->seq_len),
+                                  .rank = r->dist->rank,
+                                  .n_ranks = r->dist->size,
+                                  .mask_documents = r->c.mask_documents};
+    const sala_loader_state from = {.seed = 1};
+    sala_loader *loader = NULL;
+    const sala_batch *batches;
+    int n_batches = 0;
+    int64_t supervised;
+    sala_evaluation e = {0};
+    sala_status st = sala_loader_open(&loader, &p, &from, err);
+    if (st == SALA_OK)
+        st = sala_loader_next(loader, &batches, &n_batches, &supervised, err);
+    for (int i = 0; i < n_batches && st == SALA_OK; i++)
+        st = sala_evaluate(&e, r->trainer, &r->vocabulary, &batches[i], err);
+    sala_loader_close(loader);
+    sala_bins_close(bins);
+    if (st == SALA_OK)
+        st = r->dist->ops->sum(r->dist, (double *)(void *)&e, (int)(sizeof e / sizeof(double)), err);
+    if (st != SALA_OK || e.tokens == 0)
+        return st;
+    const double loss = e.loss / e.tokens;
+    const char *const names[] = {"loss", "perplexity", "bits_per_byte"};
+    const double values[] = {loss, exp(loss), e.bytes > 0 ? e.loss / log(2) / e.bytes : NAN};
+    say(r, "validation at step %" PRId64 ": loss %.4f, perplexity %.3f, %.3f bits a byte", r->step, values[0], values[1],
+        values[2]);
+    SALA_TRY(sala_metrics_more(r->metrics, r->step, "eval", names, values, 3, err));
+    char text[SALA_POSITION_BUCKETS][24];
+    const char *bucket_names[SALA_POSITION_BUCKETS];
+    double bucket_values[SALA_POSITION_BUCKETS];
+    int n_buckets = 0;
+    for (int b = 0; b < SALA_POSITION_BUCKETS; b++)
+        if (e.bucket_tokens[b] > 0) {
+            snprintf(text[n_buckets], sizeof text[0], "from_%" PRId64, ((int64_t)1 << b) - 1);
+            bucket_names[n_buckets] = text[n_buckets];
+            bucket_values[n_buckets++] = e.bucket_loss[b] / e.bucket_tokens[b];
+        }
+    return sala_metrics_more(r->metrics, r->step, "positions", bucket_names, bucket_values, n_buckets, err);
+}
+
+static sala_status draw_samples(run *r, sala_error *err)
+{
+    for (int i = 0; i < r->c.prompts.count && r->dist->rank == 0; i++) {
+        sala_buf text = {0};
+        sala_status st = sala_train_sample(&text, r->trainer, &r->vocabulary, r->view.shape.n_vocab,
+                                           r->c.prompts.items[i], SAMPLE_TOKENS, err);
+        if (st == SALA_OK)
+            st = sala_metrics_sample(r->metrics, r->step, r->c.prompts.items[i], text.data ? text.data : "", err);
+        if (st == SALA_OK && r->hooks->sample)
+            r->hooks->sample(r->hooks->user, r->step, r->c.prompts.items[i], text.data ? text.data : "");
+        sala_buf_free(&text);
+        SALA_TRY(st);
+    }
+    return SALA_OK;
+}
+
+/* ---- steps ---- */
+
+/* Tokens of all steps up to this one. */
+static int64_t tokens_until(const run *r, int64_t step)
+{
+    int64_t tokens = 0, left = step;
+    for (int i = 0; i < r->c.n_stages && left > 0; i++) {
+        const sala_run_stage *s = &r->c.stages[i];
+        const int64_t n = i + 1 < r->c.n_stages ? sala_min_i64(left, s->steps) : left;
+        tokens += n * s->batch * s->seq_len;
+        left -= n;
+    }
+    return tokens;
+}
+
+/* Back to a save that is at least a window old, past the data that went wrong. */
+static sala_status rewind_run(run *r, sala_error *err)
+{
+    sala_save save = {0};
+    bool found = false;
+    int damaged = 0;
+    const int64_t from = r->step;
+    if (++r->rewinds > MAX_REWINDS)
+        return sala_fail(err, SALA_E_NUMERIC,
+                         "step %" PRId64 ": the loss jumps again after %d times of going back; the last save is step %" PRId64
+                         ". A smaller optimizer.lr or a longer schedule.warmup may help",
+                         from, MAX_REWINDS, r->last_save);
+    for (int64_t most = from - r->c.spike_window; !found && most < from; most = from - 1) {
+        SALA_TRY(find_save(r, &save, &found, &damaged, most > 0 ? most : 0, err));
+        if (found && save.step < r->before) { /* of another stage: its lengths are not ours */
+            sala_save_free(&save);
+            found = false;
+        }
+        if (most == from - 1)
+            break;
+    }
+    if (!found) {
+        say(r, "the loss jumped for %" PRId64 " steps and there is no save to go back to; going on",
+            r->c.spike_patience);
+        sala_trainer_state_of(r->trainer)->guard.spikes = 0;
+        return SALA_OK;
+    }
+    sala_status st = sala_saves_load(&save, r->trainer, &r->params, r->dist, err);
+    if (st == SALA_OK) {
+        r->step = save.step;
+        sala_metrics_close(r->metrics);
+        r->metrics = NULL;
+        st = sala_metrics_open(&r->metrics, r->dist->rank == 0 ? r->out : NULL, save.step, r->c.tensorboard, err);
+    }
+    const char *const names[] = {"from", "sequences"};
+    const double values[] = {(double)from, (double)sala_loader_tell(r->loader).sequences};
+    if (st == SALA_OK)
+        st = sala_metrics_more(r->metrics, r->step, "rewind", names, values, 2, err);
+    if (st == SALA_OK)
+        say(r, "the loss jumped; going back from step %" PRId64 " to step %" PRId64 ", past the data since", from,
+            save.step);
+    sala_save_free(&save);
+    return st;
+}
+
+static bool due(int64_t every, int64_t step)
+{
+    return every > 0 && step % every == 0;
+}
+
+/* A signal that any rank has got, so that all stop behind the same step. */
+static sala_status agree_on_stop(run *r, sala_error *err)
+{
+    double signal = stop_asked(r);
+    SALA_TRY(r->dist->ops->sum(r->dist, &signal, 1, err));
+    if (signal > 0 && !r->stopped_by)
+        r->stopped_by = stop_asked(r) ? stop_asked(r) : 15;
+    return SALA_OK;
+}
+
+static sala_status one_step(run *r, sala_error *err)
+{
+    const sala_batch *batches;
+    int n_batches;
+    int64_t supervised;
+    sala_step_result result = {0};
+    const sala_run_stage *s = &r->view.stages[0];
+    const double start = sala_os_seconds();
+    SALA_TRY(sala_loader_next(r->loader, &batches, &n_batches, &supervised, err));
+    const sala_status st =
+        sala_trainer_step(r->trainer, batches, n_batches, supervised, sala_run_lr(&r->c, r->step + 1), &result, err);
+    if (st != SALA_OK)
+        return r->last_save ? sala_fail_prefix(err, st, "step %" PRId64 " (the last save is step %" PRId64
+                                                        ": the same command goes on from there)", r->step + 1, r->last_save)
+                            : sala_fail_prefix(err, st, "step %" PRId64, r->step + 1);
+    const double seconds = sala_os_seconds() - start;
+    r->step++;
+    sala_trainer_state_of(r->trainer)->step = r->step;
+    result.step = r->step;
+    result.tokens = tokens_until(r, r->step);
+    const double rate = (double)(s->batch * s->seq_len) / seconds;
+    const double share = r->peak > 0 ? rate * r->plan.flops_per_token / r->peak : 0;
+    r->pace = r->pace > 0 ? 0.9 * r->pace + 0.1 * seconds : seconds;
+    SALA_TRY(sala_metrics_step(r->metrics, &result, rate, share, err));
+    if (r->hooks->progress && r->dist->rank == 0)
+        r->hooks->progress(r->hooks->user, &result, r->c.steps, rate, share, r->pace * (double)(r->c.steps - r->step));
+    if (result.skipped)
+        say(r, "step %" PRId64 " is passed over: %s (loss %.4f, gradient %.4g)", r->step,
+            sala_verdict_name(result.verdict), result.loss, result.grad_norm);
+    if (r->c.spike_rewind && result.spikes >= r->c.spike_patience)
+        return rewind_run(r, err);
+    return SALA_OK;
+}
+
+/* Everything that comes behind a step but the next one. */
+static sala_status after_step(run *r, bool *stop, sala_error *err)
+{
+    const bool last = r->step == r->c.steps;
+    const bool stage_end = r->step == r->before + r->view.stages[0].steps;
+    const bool stable_end = r->c.schedule == SALA_SCHEDULE_WSD && r->step == r->c.steps - r->c.decay_steps;
+    if (last || due(r->c.eval_every, r->step))
+        SALA_TRY(evaluate(r, err));
+    if (due(r->c.sample_every, r->step))
+        SALA_TRY(draw_samples(r, err));
+    if (r->dist->size > 1)
+        SALA_TRY(agree_on_stop(r, err));
+    else
+        r->stopped_by = stop_asked(r);
+    *stop = last || r->stopped_by || (r->o->stop_at > 0 && r->step >= r->o->stop_at);
+    if (!*stop && !stage_end && !stable_end && !due(r->c.save_every, r->step))
+        return SALA_OK;
+    sala_error saving = {0};
+    const sala_status st = save_now(r, &saving);
+    if (st != SALA_OK && (*stop || stage_end)) {
+        if (err)
+            *err = saving;
+        return sala_fail_prefix(err, st, "the last save, of step %" PRId64, r->step);
+    }
+    if (st != SALA_OK)
+        say(r, "step %" PRId64 " could not be saved (%s); the run goes on and tries again", r->step, saving.message);
+    return SALA_OK;
+}
+
+static sala_status next_stage(run *r, sala_error *err)
+{
+    sala_save save;
+    sala_buf path = {0};
+    int64_t before;
+    sala_buf_printf(&path, "%s/checkpoints/step-%09" PRId64, r->out, r->step);
+    sala_status st = path.failed ? sala_fail_memory(err, 64) : sala_saves_open(&save, path.data, err);
+    if (st == SALA_OK) {
+        st = open_stage(r, sala_run_stage_of(&r->c, r->step + 1, &before), &save, err);
+        sala_save_free(&save);
+    }
+    sala_buf_free(&path);
+    return st;
+}
+
+static sala_status all_steps(run *r, sala_error *err)
+{
+    bool stop = r->step >= r->c.steps || (r->o->stop_at > 0 && r->step >= r->o->stop_at);
+    while (!stop) {
+        int64_t before;
+        if (sala_run_stage_of(&r->c, r->step + 1, &before) != r->stage)
+            SALA_TRY(next_stage(r, err));
+        const int64_t was = r->step;
+        SALA_TRY(one_step(r, err));
+        if (r->step == was + 1) /* otherwise the run went back */
+            SALA_TRY(after_step(r, &stop, err));
+    }
+    return SALA_OK;
+}
+
+/* ---- beginning and end ---- */
+
+static bool remove_events(void *user, const char *name)
+{
+    const char *out = user;
+    char *path = strncmp(name, "events.out.tfevents.", 20) == 0 ? sala_path_join(out, name) : NULL;
+    if (path)
+        (void)sala_os_remove_tree(path);
+    free(path);
+    return true;
+}
+
+static sala_status start_over(run *r, sala_error *err)
+{
+    static const char *const names[] = {"checkpoints", "metrics.jsonl", "samples.jsonl", "model", "model.gguf"};
+    for (size_t i = 0; i < SALA_ARRAY_LEN(names); i++) {
+        char *path = sala_path_join(r->out, names[i]);
+        const int e = path ? sala_os_remove_tree(path) : ENOMEM;
+        const sala_status st = e ? sala_fail_errno(err, e, "could not remove %s", path ? path : names[i]) : SALA_OK;
+        free(path);
+        SALA_TRY(st);
+    }
+    (void)sala_os_list_dir(r->out, remove_events, (void *)(uintptr_t)r->out);
+    return SALA_OK;
+}
+
+static sala_status take_directory(run *r, sala_error *err)
+{
+    int64_t holder = 0;
+    int e = sala_os_make_dirs(r->out);
+    if (e)
+        return sala_fail_errno(err, e, "could not make the directory %s", r->out);
+    char *path = sala_path_join(r->out, "lock");
+    if (!path)
+        return sala_fail_memory(err, strlen(r->out));
+    e = sala_os_store_open(&r->lock, path, SALA_STORE_CREATE, &holder);
+    free(path);
+    if (e == EBUSY)
+        return sala_fail(err, SALA_E_IO, "process %" PRId64 " trains in %s already; use another --out", holder, r->out);
+    if (e)
+        return sala_fail_errno(err, e, "could not lock %s", r->out);
+    return r->o->fresh ? start_over(r, err) : SALA_OK;
+}
+
+static sala_status write_config(const run *r, sala_error *err)
+{
+    sala_buf text = {0};
+    sala_out_file *f;
+    char *path = sala_path_join(r->out, "run.yaml");
+    sala_status st = path ? sala_run_config_text(&text, &r->c, false) : SALA_E_MEMORY;
+    if (st != SALA_OK) {
+        st = sala_fail_memory(err, 65536);
+    } else {
+        int e = sala_os_out_open(&f, path);
+        if (!e) {
+            (void)sala_os_out_write(f, text.data, text.len);
+            e = sala_os_out_commit(f);
+        }
+        if (e)
+            st = sala_fail_errno(err, e, "could not write %s", path);
+    }
+    sala_buf_free(&text);
+    free(path);
+    return st;
+}
+
+static sala_status open_pool(run *r, sala_error *err)
+{
+    int threads = (int)r->c.threads;
+    if (threads == 0) {
+        threads = sala_os_cpu_count() / r->dist->host_size;
+        threads = threads > 0 ? threads : 1;
+    }
+    const int e = sala_pool_open(&r->pool, threads);
+    if (e)
+        return sala_fail_errno(err, e, "could not start %d threads", threads);
+    sala_product *product;
+    const sala_product_params params = {.precision = r->c.precision, .n_workers = sala_pool_size(r->pool)};
+    SALA_TRY(sala_product_open(&product, &params, err));
+    r->peak = sala_product_peak(product, r->pool) * r->dist->size;
+    r->products = sala_strdup(sala_product_describe(product));
+    sala_product_close(product);
+    return r->products ? SALA_OK : sala_fail_memory(err, 64);
+}
+
+static sala_status finish_run(run *r, sala_error *err)
+{
+    char *model = sala_path_join(r->out, "model");
+    if (!model)
+        return sala_fail_memory(err, strlen(r->out));
+    sala_status st = SALA_OK;
+    const bool there = sala_os_is_dir(model);
+    free(model);
+    if (r->dist->rank == 0 && !(there && r->last_save == r->step && r->pace == 0)) {
+        const sala_output_words words = {pass_on, r};
+        st = sala_output_write(&r->c, &r->params, sala_trainer_values(r->trainer), r->out, r->c.output_dtype,
+                               r->c.gguf_type ? r->c.gguf_type : "none", &words, err);
+        if (st == SALA_OK)
+            say(r, "wrote %s/model%s", r->out, r->c.gguf_type && strcmp(r->c.gguf_type, "none") ? " and model.gguf" : "");
+    }
+    return sala_dist_agree(r->dist, st, err);
+}
+
+static sala_status dry_run(run *r, sala_error *err)
+{
+    for (int i = 0; i < r->c.n_stages; i++) {
+        const sala_status st = plan_stage(r, i, err);
+        if (st == SALA_OK)
+            print_plan(r);
+        close_stage(r);
+        SALA_TRY(st);
+    }
+    return SALA_OK;
+}
+
+static sala_status work(run *r, sala_error *err)
+{
+    SALA_TRY(open_pool(r, err));
+    if (r->o->dry_run)
+        return dry_run(r, err);
+    SALA_TRY(sala_dist_agree(r->dist, r->dist->rank == 0 ? take_directory(r, err) : SALA_OK, err));
+    SALA_TRY(sala_vocabulary_open(&r->vocabulary, r->c.model_from ? r->c.model_from : r->c.tokenizer, err));
+    SALA_TRY(open_corpora(r, err));
+    SALA_TRY(open_validation(r, err));
+    SALA_TRY(sala_run_config_text(&r->identity, &r->c, true));
+    SALA_TRY(resume(r, err));
+    SALA_TRY(sala_dist_agree(r->dist, r->dist->rank == 0 ? write_config(r, err) : SALA_OK, err));
+    if (r->step >= r->c.steps) {
+        say(r, "all %" PRId64 " steps are done already", r->c.steps);
+        return finish_run(r, err);
+    }
+    SALA_TRY(sala_metrics_open(&r->metrics, r->dist->rank == 0 ? r->out : NULL, r->step, r->c.tensorboard, err));
+    SALA_TRY(all_steps(r, err));
+    if (r->step >= r->c.steps)
+        return finish_run(r, err);
+    say(r, "stopped behind step %" PRId64 " of %" PRId64 ", which is saved; the same command goes on", r->step,
+        r->c.steps);
+    return SALA_OK;
+}
+
+static void close_run(run *r)
+{
+    close_stage(r);
+    sala_metrics_close(r->metrics);
+    for (int i = 0; i < r->n_corpora; i++)
+        sala_corpus_close(&r->corpora[i].corpus);
+    free(r->corpora);
+    sala_corpus_close(&r->validation);
+    sala_vocabulary_close(&r->vocabulary);
+    sala_buf_free(&r->identity);
+    free(r->products);
+    sala_os_store_close(r->lock);
+    if (r->pool)
+        sala_pool_close(r->pool);
+}
+
+sala_status sala_train_run(const sala_run_config *c, const sala_run_options *o, const sala_run_hooks *hooks,
+                           sala_error *err)
+{
+    static const sala_run_hooks none = {0};
+    sala_error own = {0};
+    run r = {.c = *c, .o = o, .hooks = hooks ? hooks : &none, .out = c->out, .stage = -1};
+    if (!r.out && !o->dry_run)
+        return sala_fail(err, SALA_E_INVALID, "there is no place for the run; give --out DIR");
+    sala_status st = sala_dist_open(&r.dist, c->timeout, err);
+    if (st != SALA_OK)
+        return st;
+    st = work(&r, &own);
+    if (st != SALA_OK && r.dist->size > 1) {
+        char text[sizeof own.message + 160];
+        snprintf(text, sizeof text, "%s: %s", r.dist->name, own.message);
+        if (hooks && hooks->line)
+            hooks->line(hooks->user, text); /* this rank's own word, whichever rank it is */
+        r.dist->ops->abort(r.dist, own.message); /* does not return */
+    }
+    if (err)
+        *err = own;
+    close_run(&r);
+    sala_dist_close(r.dist);
+    return st;
+}
+
+/* ---- export ---- */
+
+static sala_status export_save(const sala_run_config *c, const char *out_dir, const sala_save *save, const char *dtype,
+                               const char *gguf_type, const sala_run_hooks *hooks, sala_error *err)
+{
+    int64_t before;
+    sala_run_config view;
+    sala_params params = {0};
+    const sala_output_words words = {hooks ? hooks->line : NULL, hooks ? hooks->user : NULL};
+    SALA_TRY(sala_run_view(&view, c, sala_run_stage_of(c, save->step, &before), err));
+    sala_status st = sala_params_plan(&params, &view, err);
+    float *values = NULL;
+    if (st == SALA_OK) {
+        values = sala_os_pages_alloc((size_t)params.n_elements * sizeof *values);
+        st = values ? sala_saves_values(save, &params, values, err)
+                    : sala_fail_memory(err, params.n_elements * sizeof *values);
+    }
+    if (st == SALA_OK)
+        st = sala_output_write(&view, &params, values, out_dir, dtype ? dtype : c->output_dtype,
+                               gguf_type ? gguf_type : c->gguf_type ? c->gguf_type : "none", &words, err);
+    if (values)
+        sala_os_pages_free(values, (size_t)params.n_elements * sizeof *values);
+    sala_params_free(&params);
+    sala_run_view_free(&view);
+    return st;
+}
+
+sala_status sala_train_export(const char *out_dir, const char *path, const char *dtype, const char *gguf_type,
+                              const sala_run_hooks *hooks, sala_error *err)
+{
+    sala_run_config c;
+    sala_save save = {0};
+    char *config = sala_path_join(out_dir, "run.yaml");
+    if (!config)
+        return sala_fail_memory(err, strlen(out_dir));
+    sala_status st = sala_run_config_load(&c, config, NULL, 0, err);
+    free(config);
+    if (st != SALA_OK)
+        return st;
+    bool found = path != NULL;
+    if (path)
+        st = sala_saves_open(&save, path, err);
+    else
+        st = sala_saves_find(&save, &found, NULL, out_dir, -1, hooks ? hooks->line : NULL, hooks ? hooks->user : NULL,
+                             err);
+    if (st == SALA_OK && !found)
+        st = sala_fail(err, SALA_E_NOT_FOUND, "%s holds no save", out_dir);
+    if (st == SALA_OK)
+        st = export_save(&c, out_dir, &save, dtype, gguf_type, hooks, err);
+    sala_save_free(&save);
+    sala_run_config_free(&c);
+    return st;
+}
