@@ -152,6 +152,7 @@ typedef struct sala_backend_limits {
     int selected;           /* blocks of a row; 0: no sparse layer */
     /* Asked for by devices that train; others leave them alone. */
     int lightning_heads, lightning_kv_heads;
+    int block_size, row_stride; /* of sparse layers: tokens of a block, distance of compressed keys; 0: 64, 16 */
     int64_t vocab; /* rows of the head that losses come from; 0: none */
     int n_seqs;    /* sequences of a batch; 0: as many as rows */
 } sala_backend_limits;

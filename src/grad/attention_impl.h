@@ -4,6 +4,7 @@
 #define SALA_GRAD_ATTENTION_IMPL_H
 
 #include "grad/device_impl.h"
+#include "grad/selector.h"
 
 enum {
     TILE = SALA_TILE,
@@ -67,13 +68,6 @@ static inline int sala_span_count(int64_t n, int n_workers)
 int64_t sala_span_begin(int64_t n_tiles, int k, int s, bool sparse);
 /* Bytes that hold gradients of keys and values for all spans of a batch of these limits. */
 uint64_t sala_span_bytes(const sala_backend_limits *l, int n_workers);
-
-/* True for a sequence some of whose rows leave blocks out. */
-static inline bool sala_selects(const sala_selection *s, const sala_attn_seq *seq)
-{
-    const int64_t end = seq->position + seq->n_rows;
-    return s && end > seq->sparse_from && (end - 1) / s->block_size + 1 > s->most;
-}
 
 static inline bool sala_attention_selects(const sala_attn_args *a, const sala_attn_seq *seq)
 {
