@@ -27,7 +27,8 @@ typedef struct sala_train_kernels {
     /* ---- tile products ----
      * C[i][j] (+)= sum over k, ascending, one chain of FMA per element, of A(i,k) * B[k][j].
      * A(i,k) = a[i * a_row + k * a_col]: any strides, so that a transposed tile needs no copy. B row-major, row stride
-     * ldb. m <= 64, k <= 256 (any), n any multiple of 1; add: C keeps what it holds and is the start of the chain. */
+     * ldb. Any m, n, k; meant for operands that a core's caches hold. add: C keeps what it holds and is the start of
+     * the chain. */
     void (*mma)(sala_num *c, int64_t ldc, const sala_num *a, int64_t a_row, int64_t a_col, const sala_num *b,
                 int64_t ldb, int m, int n, int k, bool add);
     /* The same over bf16: A row-major with pairs (k, k+1) adjacent, k even (padded with zeros); B in pairs: element (k,
