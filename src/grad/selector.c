@@ -59,7 +59,7 @@ sala_status sala_selector_open(sala_selector **out, const char *kernels, sala_po
     s->memory = sala_os_pages_alloc(s->memory_bytes);
     if (!s->pointers || !s->seqs || !s->memory) {
         sala_selector_close(s);
-        return sala_fail_memory(err, s->memory_bytes);
+        return sala_fail_memory(err, sala_selector_bytes(l));
     }
     sala_status st = sala_backend_cpu_open_on(&s->cpu, kernels, pool, err);
     if (st == SALA_OK) {
