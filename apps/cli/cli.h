@@ -29,6 +29,7 @@ enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_MISUSED = 2 };
     X(random, "CONFIG.json|DIRECTORY [OUT.gguf]", 1, 2, "a model of random weights in a given shape")                  \
     X(read, "DOCUMENT", 1, 1, "read a document into a session, once for many questions")                               \
     X(ask, "SESSION [QUESTION]", 1, 2, "answer questions about what was read")                                         \
+    X(train, "RUN.yaml|plot|export|inspect [PATH...]", 0, 64, "train a model as a config file says")                   \
     X(data, "pack|stats|show ARGUMENT...", 1, 65536, "text to token shards, which training reads")                       \
     X(pull, "NAME", 0, 1, "bring a model of the catalogue into the cache")                                             \
     X(list, "", 0, 0, "models that are on this machine or can be pulled")                                              \
@@ -116,6 +117,11 @@ struct cli_options {
     const char *session, *attention;
     int64_t save_every;
     bool append, keep, show_text;
+
+    cli_list sets;
+    const char *branch, *key;
+    int64_t steps, stop_at, smooth;
+    bool fresh, list_keys;
 
     bool json, quiet, all, tensors, metadata, no_special, no_parse_special, ids_only, skip_special, man;
 };

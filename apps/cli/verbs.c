@@ -101,6 +101,19 @@ static const cli_page pages[CLI_N_VERBS] = {
          "may ask one session at a time; only --keep wants it for itself.\n\nSampling options are those of 'sala run'.",
          {"sala ask book.sala 'Who is the narrator?'", "sala ask book.sala 'And who is his brother?' --keep --temp 0",
           "sala ask book.sala < questions.txt"}},
+    [CLI_V_train] =
+        {"Trains a model as RUN.yaml says: its shape or what it starts from, data, schedule, output. --keys lists all "
+         "that can be said there; examples/train/tiny.yaml has every key with a comment. What the run will take of "
+         "memory is printed before it begins.\n\nSaves appear whole or not at all. After Ctrl-C, SIGTERM, a crash or "
+         "kill -9 the same command goes on from the last save, with the same losses as a run that was never "
+         "interrupted. A config that differs is refused with the difference. Under mpirun the ranks share each step's "
+         "sequences.\n\nThe directory holds metrics.jsonl (one line a step), TensorBoard's event files, samples.jsonl, "
+         "checkpoints/, and at the end model/ for transformers and model.gguf for 'sala run' and llama.cpp.\n\n"
+         "'sala train plot' draws the losses of runs, 'sala train export' writes model/ and model.gguf from the newest "
+         "save (or the one that is named) of a run that goes on, 'sala train inspect' tells what a directory holds.",
+         {"sala train examples/train/tiny.yaml --out tiny", "sala train run.yaml --out big --set optimizer.lr=0.02 --dry-run",
+          "mpirun -n 4 sala train run.yaml --out big", "sala train plot tiny big -o loss.svg --smooth 20",
+          "sala train export tiny --type q4_0", "sala train --keys"}},
     [CLI_V_data] =
         {"Makes token shards of text, and looks at them. 'sala train' reads them, and packs plain text by itself.\n\n"
          "sala data pack INPUT... --tokenizer MODEL|bytes --out DIRECTORY: INPUT is a file, a directory (every file in "

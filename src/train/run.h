@@ -20,7 +20,6 @@ typedef struct sala_run_options {
     bool fresh;       /* starts over: checkpoints, metrics and events of OUT go */
     bool dry_run;     /* plan only */
     int64_t stop_at;  /* --stop-at N: saves and stops there without changing the schedule; 0: no */
-    const char *branch; /* checkpoint of another run to start a decay branch from, or NULL */
 } sala_run_options;
 
 /* Ends with SALA_OK when the run is complete, at stop_at, or stopped by a signal (*hooks->stop tells); everything is saved

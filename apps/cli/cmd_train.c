@@ -1,0 +1,178 @@
+/* train: runs a config; plot, export and inspect look at what runs have left. */
+#include "train_parts.h"
+
+#include "os/os.h"
+#include "ui.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+
+static int list_keys(void)
+{
+    sala_buf text = {0};
+    sala_run_config_keys(&text);
+    if (text.failed)
+        return cli_fail("not enough memory");
+    cli_table *t = cli_table_new("KEY|VALUES|DEFAULT|MEANING");
+    for (char *p = text.data; p && *p;) {
+        const size_t n = strcspn(p, "\n");
+        p[n] = 0;
+        for (char *cell = p; cell; ) {
+            char *tab = strchr(cell, '\t');
+            if (tab)
+                *tab = 0;
+            cli_table_cell(t, "%s", cell);
+            cell = tab ? tab + 1 : NULL;
+        }
+        p += n + 1;
+    }
+    cli_table_print(t, stdout);
+    sala_buf_free(&text);
+    return cli_flush(CLI_DONE);
+}
+
+/* The command line's own values as sets behind those of --set, so that they win. 0 or an exit code. */
+typedef struct set_list {
+    const char *items[CLI_MAX_LIST + 4];
+    int count;
+    char *own[4];
+    int n_own;
+} set_list;
+
+static int add_set(set_list *l, const char *key, const char *value)
+{
+    sala_buf b = {0};
+    sala_buf_printf(&b, "%s=%s", key, value);
+    char *text = sala_buf_take(&b, NULL);
+    if (!text)
+        return cli_fail("not enough memory");
+    l->own[l->n_own++] = text;
+    l->items[l->count++] = text;
+    return 0;
+}
+
+static int all_sets(set_list *l, const cli_options *o)
+{
+    char number[32];
+    int rc = 0;
+    for (int i = 0; i < o->sets.count; i++)
+        l->items[l->count++] = o->sets.items[i];
+    if (o->steps != CLI_UNSET) {
+        snprintf(number, sizeof number, "%" PRId64, o->steps);
+        rc = add_set(l, "schedule.steps", number);
+    }
+    if (rc == 0 && o->threads != CLI_UNSET) {
+        snprintf(number, sizeof number, "%" PRId64, o->threads);
+        rc = add_set(l, "compute.threads", number);
+    }
+    /* Quoted: a path may hold what YAML takes for its own. */
+    sala_buf quoted = {0};
+    const struct {
+        const char *key, *value;
+    } paths[] = {{"output.dir", o->out}, {"schedule.branch_from", o->branch}};
+    for (size_t i = 0; i < SALA_ARRAY_LEN(paths) && rc == 0; i++) {
+        if (!paths[i].value)
+            continue;
+        sala_buf_clear(&quoted);
+        sala_buf_add_char(&quoted, '\'');
+        for (const char *p = paths[i].value; *p; p++)
+            sala_buf_add_str(&quoted, *p == '\'' ? "''" : (char[]){*p, 0});
+        sala_buf_add_char(&quoted, '\'');
+        rc = quoted.failed ? cli_fail("not enough memory") : add_set(l, paths[i].key, quoted.data);
+    }
+    sala_buf_free(&quoted);
+    return rc;
+}
+
+static int run_file(const cli_options *o, const char *path)
+{
+    sala_run_config c;
+    sala_error err = {0};
+    set_list sets = {0};
+    int rc = all_sets(&sets, o);
+    sala_status st = SALA_E_INVALID;
+    if (rc == 0) {
+        st = sala_run_config_load(&c, path, sets.items, sets.count, &err);
+        rc = st == SALA_OK ? 0 : cli_fail_error(&err);
+    }
+    for (int i = 0; i < sets.n_own; i++)
+        free(sets.own[i]);
+    if (rc)
+        return rc;
+    if (!c.out && !o->dry_run) {
+        sala_run_config_free(&c);
+        return cli_misuse("there is no place for the run; give --out DIRECTORY, or output.dir in %s", path);
+    }
+    const sala_run_options options = {.fresh = o->fresh,
+                                      .dry_run = o->dry_run,
+                                      .stop_at = o->stop_at == CLI_UNSET ? 0 : o->stop_at};
+    const sala_run_hooks hooks = cli_train_watch(o, c.log_every);
+    st = sala_train_run(&c, &options, &hooks, &err);
+    const int sig = cli_train_watch_end();
+    sala_run_config_free(&c);
+    if (st != SALA_OK)
+        return cli_fail_error(&err);
+    return sig ? 128 + sig : cli_flush(CLI_DONE);
+}
+
+static void say_line(void *user, const char *text)
+{
+    (void)user;
+    cli_say("%s", text);
+}
+
+static int export_run(const cli_options *o, const char *const *args, int n)
+{
+    if (n < 1 || n > 2)
+        return cli_misuse("export: expected the directory of a run, and perhaps one of its saves");
+    sala_error err = {0};
+    const sala_run_hooks hooks = {.line = say_line};
+    const sala_status st = sala_train_export(args[0], n > 1 ? args[1] : NULL, NULL, o->type, &hooks, &err);
+    if (st != SALA_OK)
+        return cli_fail_error(&err);
+    cli_say("wrote %s/model", args[0]);
+    return cli_flush(CLI_DONE);
+}
+
+static int inspect_run(const cli_options *o, const char *const *args, int n)
+{
+    if (n != 1)
+        return cli_misuse("inspect: expected the directory of one run");
+    sala_error err = {0};
+    sala_save save = {0};
+    bool found = false;
+    int damaged = 0;
+    if (sala_saves_find(&save, &found, &damaged, args[0], -1, say_line, NULL, &err) != SALA_OK)
+        return cli_fail_error(&err);
+    int rc = 0;
+    if (!found)
+        rc = cli_fail("%s holds no %ssave", args[0], damaged ? "undamaged " : "");
+    else if (o->json)
+        rc = cli_print_json(json_pack("{s:I,s:s,s:I,s:I,s:i,s:s}", "step", (json_int_t)save.step, "save", save.path,
+                                      "updates", (json_int_t)save.trainer.updates, "stage",
+                                      (json_int_t)save.loader.stage, "damaged", damaged, "config", save.config_text));
+    else
+        printf("%s\nstep %" PRId64 ", %" PRId64 " updates, stage %" PRIu64 ", %" PRIu64 " sequences of it\n%s",
+               save.path, save.step, save.trainer.updates, save.loader.stage, save.loader.sequences, save.config_text);
+    sala_save_free(&save);
+    return rc ? rc : cli_flush(CLI_DONE);
+}
+
+int cli_cmd_train(const cli_options *o)
+{
+    if (o->list_keys)
+        return list_keys();
+    if (o->n_args == 0)
+        return cli_misuse("RUN.yaml is missing; examples/train/tiny.yaml is one to begin with");
+    const char *first = o->args[0];
+    if (strcmp(first, "plot") == 0)
+        return cli_train_plot(o, o->args + 1, o->n_args - 1);
+    if (strcmp(first, "export") == 0)
+        return export_run(o, o->args + 1, o->n_args - 1);
+    if (strcmp(first, "inspect") == 0)
+        return inspect_run(o, o->args + 1, o->n_args - 1);
+    if (o->n_args > 1)
+        return cli_misuse("too many arguments: '%s'", o->args[1]);
+    return run_file(o, first);
+}
