@@ -491,7 +491,7 @@ static bool open_cache(sala_bins *b, const sala_corpus *c, const char *path)
 sala_status sala_bins_open(sala_bins **out, const sala_corpus *c, int64_t seq_len, sala_packing packing,
                            const char *cache_dir, sala_error *err)
 {
-    sala_bins *b;
+    sala_bins *b = NULL;
     sala_status status = begin(&b, c, seq_len, packing, err);
     if (status != SALA_OK)
         return status;
@@ -517,7 +517,7 @@ sala_status sala_bins_open(sala_bins **out, const sala_corpus *c, int64_t seq_le
 sala_status sala_bins_parse(sala_bins **out, const sala_corpus *c, int64_t seq_len, sala_packing packing,
                             const void *data, size_t bytes, sala_error *err)
 {
-    sala_bins *b;
+    sala_bins *b = NULL;
     sala_status status = begin(&b, c, seq_len, packing, err);
     if (status != SALA_OK)
         return status;
