@@ -119,6 +119,12 @@ bool check_begin_family(check *c, sala_kernels *k, const char *what, const char 
     return begin(c, c->family_name, sala_kernels_get(k, family, c->cpu));
 }
 
+bool check_begin_train(check *c, sala_train_kernels *k, const char *what, const char *family)
+{
+    snprintf(c->family_name, sizeof c->family_name, "train_%s_%s", what, family);
+    return begin(c, c->family_name, sala_train_kernels_get(k, family, c->cpu));
+}
+
 void check_end(check *c)
 {
     c->n_checks++;
@@ -172,6 +178,8 @@ int main(int argc, char **argv)
     check_cache(&c);
     check_attention(&c);
     check_mix(&c);
+    check_train_tiles(&c);
+    check_train_rows(&c);
     check_linear(&c);
     printf("%d variants, %d failed, %d not for this CPU\n", c.n_checks, c.n_failed, c.n_skipped);
     return c.n_failed || c.n_checks == 0;

@@ -4,6 +4,7 @@
 
 #include "kernels/act_q8.h"
 #include "kernels/families.h"
+#include "kernels/train_kernels.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -27,6 +28,8 @@ typedef struct check {
 bool check_begin(check *c, const char *name, uint32_t need);
 /* The same for one operation of a family, whose kernels it fills in; its name becomes what_family. */
 bool check_begin_family(check *c, sala_kernels *k, const char *what, const char *family);
+/* The same for the kernels of training. */
+bool check_begin_train(check *c, sala_train_kernels *k, const char *what, const char *family);
 void check_end(check *c);
 void check_fail(check *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
@@ -62,5 +65,7 @@ void check_ops(check *c);
 void check_cache(check *c);
 void check_attention(check *c);
 void check_mix(check *c);
+void check_train_tiles(check *c);
+void check_train_rows(check *c);
 
 #endif
