@@ -134,6 +134,7 @@ void sala_mtp_run(sala_mtp *m, const sala_tape *t, const sala_pass *model, const
     head->labels = m->labels;
     head->loss_scale = (sala_act)((double)head->loss_scale * m->weight);
     head->row_losses = NULL;
+    head->zloss = 0; /* the model's own loss holds the head's logits together */
     net->grad->head_loss(be, head);
     if (!back)
         return;
