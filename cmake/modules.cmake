@@ -107,3 +107,16 @@ if(cli_files)
         target_compile_definitions(sala PRIVATE SALA_HAVE_LIBEDIT=1)
     endif()
 endif()
+
+# Training in several processes: a plug-in, so that only mpirun's users need Open MPI. dist.c gives it the table's own
+# arithmetic.
+if(SALA_MPI)
+    pkg_check_modules(MPI IMPORTED_TARGET ompi-c)
+    if(MPI_FOUND)
+        add_library(sala_mpi MODULE ${PROJECT_SOURCE_DIR}/src/mpi/sala_mpi.c ${PROJECT_SOURCE_DIR}/src/train/dist.c)
+        target_link_libraries(sala_mpi PRIVATE mod_base mod_os sala_flags PkgConfig::MPI Threads::Threads)
+        target_link_options(sala_mpi PRIVATE -Wl,--exclude-libs,ALL)
+    else()
+        message(STATUS "Open MPI (libopenmpi-dev) not found: training runs in one process")
+    endif()
+endif()
