@@ -6,6 +6,10 @@
 
 #include <jansson.h>
 
+/* bf16 rounds about twenty times a layer on the way to a gradient, by up to 2^-9 of each number, and attention of these
+ * models is sharp: single operations keep to ROUNDED, whole models to this. */
+#define ROUNDED_MODEL 5e-2
+
 typedef struct subject {
     fixture f;
     sala_run_config run; /* shape: the model's */
@@ -110,6 +114,8 @@ static bool open_subject(subject *s, const vec_file *v, const fixture_kind *kind
                                 .layers = s->recompute,
                                 .half = kind->precision == SALA_PRECISION_BF16,
                                 .states_every = 4};
+    if (kind->precision == SALA_PRECISION_BF16)
+        s->f.tolerance = ROUNDED_MODEL;
     add_parts(s, v);
     sala_error err;
     must(sala_net_open_parts(&s->net, c, s->f.be, s->parts, s->n_parts, s->rows, &err), &err);
@@ -182,6 +188,8 @@ static void compare(const subject *s, const vec_file *v, const sala_head_args *h
     const double off = fabs(got - vec_at(loss, 0)) + fabs(all - vec_at(loss, 1));
     if (!(off <= 2 * s->f.tolerance * vec_at(loss, 1)))
         fail_msg("%s, %s: loss %.9g, expected %.9g", model, s->f.what, got, vec_at(loss, 0));
+    double worst = 0;
+    int worst_part = 0;
     for (int i = 0; i < s->n_parts; i++) {
         char name[100];
         snprintf(name, sizeof name, "d.%s", s->names[i]);
@@ -191,7 +199,13 @@ static void compare(const subject *s, const vec_file *v, const sala_head_args *h
         if (!(d <= s->f.tolerance))
             fail_msg("%s, %s: gradient of %s is %.3g off, %.1g is allowed", model, s->f.what, s->names[i], d,
                      s->f.tolerance);
+        if (d > worst) {
+            worst = d;
+            worst_part = i;
+        }
     }
+    printf("%-12s %-18s loss %.1e off, gradients at most %.1e (%s)\n", model, s->f.what, off / vec_at(loss, 1), worst,
+           s->names[worst_part]);
 }
 
 static void run_model(const char *model)
