@@ -218,14 +218,14 @@ static sala_status look_at(const char *dir, const char *name, uint64_t *bytes, u
     const uint64_t head = map.bytes >= FIXED_BYTES ? get_u32(map.data + 12) : 0;
     if (head < HEADER_UNIT || head % HEADER_UNIT || head > map.bytes || memcmp(map.data, MAGIC, 8) != 0)
         st = sala_fail(err, SALA_E_CORRUPT, "%s: %zu bytes without the header of a save", name, map.bytes);
-    else if (get_u32(map.data + 8) != VERSION)
-        st = sala_fail(err, SALA_E_UNSUPPORTED, "%s: version %" PRIu32 " of the format, expected %d", name,
-                       get_u32(map.data + 8), VERSION);
     else
         *sum = get_u64(map.data + head - 8);
     if (st == SALA_OK && XXH3_64bits(map.data, (size_t)head - 8) != *sum)
         st = sala_fail(err, SALA_E_CORRUPT, "%s: checksum of the header %016" PRIx64 " stored, %016" PRIx64 " found",
                        name, *sum, (uint64_t)XXH3_64bits(map.data, (size_t)head - 8));
+    else if (st == SALA_OK && get_u32(map.data + 8) != VERSION)
+        st = sala_fail(err, SALA_E_UNSUPPORTED, "%s: version %" PRIu32 " of the format, expected %d", name,
+                       get_u32(map.data + 8), VERSION);
     sala_os_unmap(&map);
     return st;
 }
