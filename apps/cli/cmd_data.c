@@ -358,8 +358,8 @@ static json_t *doc_json(const sala_corpus *c, uint64_t number, const sala_shard_
 
 static int show_doc(const cli_options *o, const sala_corpus *c, const cli_vocab *v, uint64_t number)
 {
-    const sala_shard *shard;
-    sala_shard_doc doc;
+    const sala_shard *shard = NULL;
+    sala_shard_doc doc = {0};
     sala_error err = {0};
     int32_t *ids = NULL;
     sala_buf text = {0};

@@ -42,7 +42,7 @@ static inline void test_corpus(const char *dir, const uint32_t *lengths, int n, 
     uint64_t token = 0;
     for (int i = 0; i < n; i++) {
         if (!w) {
-            char path[512];
+            char path[1024];
             snprintf(path, sizeof path, "%s/" SALA_SHARD_NAME, dir, n_shards);
             assert_ok(sala_shard_writer_open(&w, path, &params, &err));
         }

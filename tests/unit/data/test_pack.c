@@ -287,7 +287,7 @@ static bool stop_soon(void *user, uint64_t bytes_in, uint64_t tokens)
 {
     (void)bytes_in;
     (void)tokens;
-    return ++*(int *)user < 2;
+    return ++*(int *)user < 1;
 }
 
 static void test_stops(void **state)
@@ -333,7 +333,7 @@ static void test_full_disk(void **state)
         if (setrlimit(RLIMIT_FSIZE, &limit) != 0)
             _exit(77);
         const sala_status status = pack("full", "many.txt",
-                                        (sala_pack_params){.format = SALA_DOC_LINES, .shard_tokens = 100000}, &stats,
+                                        (sala_pack_params){.format = SALA_DOC_LINES, .shard_tokens = 50000}, &stats,
                                         &err);
         if (status != SALA_OK)
             _exit(2); /* small shards fit */
@@ -374,14 +374,37 @@ static void test_directories(void **state)
     free(tree);
 }
 
+/* The word "bytes" and a byte-level tokenizer.json of bytes are the same vocabulary. The spelling is made here as GPT-2's
+ * table is described: printable characters of Latin-1 stand for themselves, the others follow from U+0100 on. */
 static void test_identity_of_bytes(void **state)
 {
     (void)state;
-    uint32_t n;
-    const uint64_t id = sala_vocab_id(NULL, &n);
+    sala_buf json = {0};
+    uint32_t others = 0, n;
+    sala_buf_add_str(&json, "{\"version\":\"1.0\",\"added_tokens\":["
+                            "{\"id\":256,\"content\":\"<s>\",\"special\":true},"
+                            "{\"id\":257,\"content\":\"</s>\",\"special\":true}],"
+                            "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false},"
+                            "\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{");
+    for (uint32_t b = 0; b < 256; b++) {
+        const bool latin = (b >= '!' && b <= '~') || (b >= 0xA1 && b != 0xAD);
+        const uint32_t cp = latin ? b : 0x100 + others++;
+        sala_buf_add_str(&json, b ? ",\"" : "\"");
+        if (cp == '"' || cp == '\\')
+            sala_buf_add_char(&json, '\\');
+        sala_buf_add_utf8(&json, cp);
+        sala_buf_printf(&json, "\":%u", b);
+    }
+    sala_buf_add_str(&json, "},\"merges\":[]}}");
+    sala_error err = {0};
+    sala_tokenizer *t;
+    assert_ok(sala_tokenizer_from_json(&t, json.data, json.len, NULL, 0, &err));
+    const uint64_t id = sala_vocab_id(t, &n);
     assert_int_equal(n, 258);
-    /* XXH3-64 over the pieces, made by tests/fixtures' spelling in Python's xxhash: see make_bytes_id.py. */
-    assert_int_not_equal(id, 0);
+    assert_int_equal(id, sala_vocab_id(NULL, &n));
+    assert_int_equal(n, 258);
+    sala_tokenizer_free(t);
+    sala_buf_free(&json);
 }
 
 int main(void)

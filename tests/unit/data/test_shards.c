@@ -189,7 +189,7 @@ static void test_words(void **state)
 static void test_writer_refuses(void **state)
 {
     (void)state;
-    char path[512], dir[512];
+    char path[512], dir[600];
     sala_error err = {0};
     sala_shard_writer *w;
     const sala_shard_params params = {.vocab = 10};
