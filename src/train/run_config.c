@@ -662,10 +662,8 @@ static sala_status resolve(const loading *l)
     c->lr_end = c->decay_end * c->lr;
     if (c->schedule != SALA_SCHEDULE_WSD || c->decay_tail == SALA_TAIL_NONE)
         c->decay_steps = 0;
-    if (c->warmup > c->steps)
-        return invalid(l, "schedule.warmup", "%" PRId64 " steps, of %" PRId64 " in all", c->warmup, c->steps);
-    if (c->decay_steps > c->steps)
-        return invalid(l, "schedule.decay.steps", "%" PRId64 " steps, of %" PRId64 " in all", c->decay_steps, c->steps);
+    /* A run that is cut short of them is one that never gets there. */
+    c->decay_steps = sala_min_i64(c->decay_steps, c->steps);
     if (c->decay_tail == SALA_TAIL_HALF_LIFE && c->half_life < 1)
         return invalid(l, "schedule.decay.half_life", "missing; the shape half-life needs it");
     if (c->decay_tail == SALA_TAIL_EXPONENTIAL && c->decay_steps && c->decay_end <= 0)

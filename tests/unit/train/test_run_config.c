@@ -116,7 +116,6 @@ static void test_errors(void **state)
     refused(small, "model.mup=true", "no place for its multipliers");
     refused(small, "model.vocab=257", "at least 258");
     refused(small, "model.kv_heads=3", "model: 2 attention heads can not share 3");
-    refused(small, "schedule.warmup=200", "schedule.warmup: 200 steps, of 100 in all");
     refused(small, "schedule.decay.shape=half-life", "the shape half-life needs it");
     refused(small, "data.stages=[]", "at least one stage");
     refused(small, "data.stages.7.steps=1", "should be 0 to 1");
