@@ -385,10 +385,13 @@ static sala_status add_json(sala_encoded *e, const sala_encode_params *p, const 
     if (!object)
         return sala_fail_at(err, SALA_E_CORRUPT, where.position, "byte %d of the line: %s", where.position, where.text);
     sala_status status;
+    const uint64_t docs = e->n_docs, text_bytes = e->text_bytes;
     if (json_is_object(object))
         status = add_object(e, p, object, XXH3_64bits_withSeed(s, n, p->seed), err);
     else
         status = sala_fail(err, SALA_E_CORRUPT, "not a JSON object");
+    if (e->n_docs > docs && e->text_bytes == text_bytes)
+        e->text_bytes += n; /* a conversation counts as it lies in the file */
     json_decref(object);
     return status;
 }

@@ -19,6 +19,7 @@ Short help fits a screen; complete help has defaults and examples.
     random       a model of random weights in a given shape
     read         read a document into a session, once for many questions
     ask          answer questions about what was read
+    data         text to token shards, which training reads
     pull         bring a model of the catalogue into the cache
     list         models that are on this machine or can be pulled
     rm           remove models from the cache
