@@ -48,10 +48,11 @@ static int64_t k_of(const sala_weight *w, sala_product_kind kind)
     return kind == SALA_PRODUCT_OUT ? w->cols : w->rows;
 }
 
-/* Elements of a row of a bf16 operand: whole cache lines. */
+/* Elements of a row of a bf16 operand: as dense as can be, since that is what the library has fast code for; even, as
+ * rounding wants it. */
 static int64_t operand_stride(int64_t cols)
 {
-    return (cols + 31) / 32 * 32;
+    return (cols + 1) / 2 * 2;
 }
 
 /* ---- weights ---- */

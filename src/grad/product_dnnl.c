@@ -448,10 +448,11 @@ static sala_product_shape piece_shape(const sala_product_shape *s, int64_t rows,
     return p;
 }
 
-/* Rows of the last piece that C does not have: the piece is computed beside it. */
-static sala_product_shape tail_shape(const sala_product_shape *s)
+/* A piece that is computed beside C: its last rows are not there, or C is wider than the product, for which the library
+ * has its reference code only. */
+static sala_product_shape aside_shape(const sala_product_shape *s, int64_t rows)
 {
-    sala_product_shape p = piece_shape(s, PIECE_SMALL, false);
+    sala_product_shape p = piece_shape(s, rows, false);
     p.ldc = s->n;
     return p;
 }
@@ -463,10 +464,15 @@ static sala_status fail_dnnl(sala_error *err, dnnl_status_t st, const sala_produ
                      (long long)s->n, (long long)s->k, (int)st);
 }
 
-/* Rows that the tails of OUT and BACK products go through; grown while nobody computes. */
+static size_t aside_bytes(int64_t n)
+{
+    return ((size_t)PIECE_LARGE * (size_t)n * sizeof(float) + 63) / 64 * 64;
+}
+
+/* Rows that pieces of OUT and BACK products go through; grown while nobody computes. */
 static bool grow_scratch(dnnl_product *g, int64_t n)
 {
-    const size_t bytes = ((size_t)PIECE_SMALL * (size_t)n * sizeof(float) + 63) / 64 * 64;
+    const size_t bytes = aside_bytes(n);
     if (bytes <= g->worker_bytes)
         return true;
     uint8_t *p = sala_os_pages_alloc(bytes * (size_t)g->base.n_workers);
@@ -494,18 +500,19 @@ static sala_status dnnl_prepare(sala_product *base, const sala_product_shape *s,
         if ((piece == PIECE_LONG && !grad) || (piece > PIECE_SMALL && rows < piece))
             continue;
         const sala_product_shape first = piece_shape(s, piece, s->add), later = piece_shape(s, piece, true);
-        st = get_entry(g, &e, false, &first);
+        const sala_product_shape aside = aside_shape(s, piece);
+        if (grad || s->ldc == s->n)
+            st = get_entry(g, &e, false, &first);
+        if (st == dnnl_success && !grad)
+            st = get_entry(g, &e, false, &aside);
         if (st == dnnl_success && grad && !s->add)
             st = get_entry(g, &e, false, &later);
     }
     if (st == dnnl_success && !grad) {
-        const sala_product_shape tail = tail_shape(s);
         sala_product_shape pack = piece_shape(s, 0, false);
         pack.lda = pack.ldc = 0;
         pack.ldb = s->ldb;
-        st = get_entry(g, &e, false, &tail);
-        if (st == dnnl_success)
-            st = get_entry(g, &e, true, &pack);
+        st = get_entry(g, &e, true, &pack);
     }
     if (st != dnnl_success)
         return fail_dnnl(err, st, s);
@@ -552,24 +559,25 @@ static void run_bf16(const dnnl_product *g, const sala_product_shape *s, float *
 {
     const bool grad = s->kind == SALA_PRODUCT_GRAD;
     const int64_t rows = grad ? s->k : s->m;
-    uint8_t *tail = g->scratch + (size_t)worker * g->worker_bytes;
+    uint8_t *aside = g->scratch + (size_t)worker * g->worker_bytes;
     for (int64_t at = 0; at < rows;) {
         const int64_t piece = next_piece(s->kind, rows - at);
-        const bool whole = grad || at + piece <= rows;
-        const sala_product_shape key = whole ? piece_shape(s, piece, s->add || (grad && at > 0)) : tail_shape(s);
+        const bool whole = grad || (at + piece <= rows && s->ldc == s->n);
+        const sala_product_shape key =
+            whole ? piece_shape(s, piece, s->add || (grad && at > 0)) : aside_shape(s, piece);
         const int64_t n_rows = grad ? s->m : sala_min_i64(piece, rows - at);
         float *out = grad ? c : c + at * s->ldc;
         entry *e = NULL;
         dnnl_status_t st = get_entry(g, &e, false, &key);
-        if (st == dnnl_success && !whole && (size_t)PIECE_SMALL * (size_t)s->n * sizeof(float) > g->worker_bytes)
+        if (st == dnnl_success && !whole && aside_bytes(s->n) > g->worker_bytes)
             st = dnnl_out_of_memory; /* never announced */
         if (st == dnnl_success)
             st = execute(g, e, (void *)(uintptr_t)(a + at * s->lda), (void *)(uintptr_t)(grad ? b + at * s->ldb : b),
-                         whole ? (void *)out : (void *)tail, worker);
+                         whole ? (void *)out : (void *)aside, worker);
         for (int64_t i = 0; st != dnnl_success && i < n_rows; i++)
             must(st, out + i * s->ldc, s->n);
         for (int64_t i = 0; st == dnnl_success && !whole && i < n_rows; i++) {
-            const float *from = (const float *)(const void *)tail + i * s->n;
+            const float *from = (const float *)(const void *)aside + i * s->n;
             float *to = out + i * s->ldc;
             if (s->add)
                 for (int64_t j = 0; j < s->n; j++)
