@@ -369,6 +369,7 @@ static void all_cases(ops_bench *b)
     ops_linear_cases(b);
     ops_mixer_cases(b);
     ops_row_cases(b);
+    ops_train_cases(b);
 }
 
 static int open_machine(ops_bench *b)

@@ -79,5 +79,6 @@ void ops_random(float *out, size_t n);
 void ops_linear_cases(ops_bench *b);
 void ops_mixer_cases(ops_bench *b);
 void ops_row_cases(ops_bench *b);
+void ops_train_cases(ops_bench *b);
 
 #endif
