@@ -1,5 +1,5 @@
-/* What is seen of a run: notices, a line for each step or a progress line that is written over, samples; and the signals
- * that stop it in order. */
+/* What is seen of a run: notices, a line for each step or a progress line that is written over, samples; and the
+ * signals that stop it in order. */
 #include "train_parts.h"
 
 #include "os/os.h"
@@ -56,8 +56,8 @@ static const char *duration(char dst[40], double seconds)
 
 static void print_json(const sala_step_result *r, double rate, double share, double eta)
 {
-    json_t *o = json_pack("{s:I,s:f,s:f,s:f,s:f,s:f,s:b}", "step", (json_int_t)r->step, "lr", r->lr, "tokens_per_second",
-                          rate, "share_of_peak", share, "eta_seconds", eta, "seconds",
+    json_t *o = json_pack("{s:I,s:f,s:f,s:f,s:f,s:f,s:b}", "step", (json_int_t)r->step, "lr", r->lr,
+                          "tokens_per_second", rate, "share_of_peak", share, "eta_seconds", eta, "seconds",
                           r->seconds_forward + r->seconds_backward + r->seconds_update + r->seconds_wait, "skipped",
                           (int)r->skipped);
     /* JSON has no infinities: a loss that is none is left out. */
@@ -89,8 +89,8 @@ static void progress(void *user, const sala_step_result *r, int64_t steps, doubl
     if (share > 0)
         snprintf(of_peak, sizeof of_peak, "  %.0f %% of peak", 100 * share);
     fprintf(stderr, "%sstep %" PRId64 "/%" PRId64 "  loss %.3f  lr %.3g  |g| %.2f  %.0f tok/s%s  eta %s%s",
-            watch.tty ? "\r\033[K" : "", r->step, steps, r->loss, r->lr, r->grad_norm, rate, of_peak, duration(left, eta),
-            watch.tty && !last ? "" : "\n");
+            watch.tty ? "\r\033[K" : "", r->step, steps, r->loss, r->lr, r->grad_norm, rate, of_peak,
+            duration(left, eta), watch.tty && !last ? "" : "\n");
     watch.drawn = watch.tty && !last;
     fflush(stderr);
 }

@@ -1,9 +1,9 @@
 /* The plug-in for several processes, over Open MPI. It fills the table of train/dist.h and is loaded under mpirun only.
  *
  * One thread of its own adds up gradients while the main thread computes; all other calls come from the main thread.
- * Requests never block: every wait is a loop of tests, in which MPI is entered under one lock (MPI_THREAD_SERIALIZED), and
- * between which a rank that is gone is noticed: on the same machine by its process id, elsewhere by the silence of its
- * heartbeat. Sums are made in the order of ranks, so that their bits depend on nothing else.
+ * Requests never block: every wait is a loop of tests, in which MPI is entered under one lock (MPI_THREAD_SERIALIZED),
+ * and between which a rank that is gone is noticed: on the same machine by its process id, elsewhere by the silence of
+ * its heartbeat. Sums are made in the order of ranks, so that their bits depend on nothing else.
  *
  * Three communicators keep apart what must not be confused: collectives of the main thread, gradients of the other, and
  * heartbeats with their last words. */
@@ -27,8 +27,8 @@ static const double BEAT_EVERY = 5, LOOK_EVERY = 0.2; /* seconds */
 typedef struct peer {
     char host[64];
     int64_t pid;
-    bool visible;    /* on this machine, and its process id means something here */
-    double seen;     /* when its heartbeat was last heard */
+    bool visible; /* on this machine, and its process id means something here */
+    double seen;  /* when its heartbeat was last heard */
 } peer;
 
 typedef struct bucket {
@@ -53,7 +53,7 @@ typedef struct mpi_dist {
     uint64_t pushed, done;
     bool quit, failed;
     sala_error error; /* of the thread */
-    float *pieces; /* [size][largest part], the thread's */
+    float *pieces;    /* [size][largest part], the thread's */
     uint64_t piece_cap;
     MPI_Request *requests; /* [2 size] */
 } mpi_dist;
@@ -190,7 +190,8 @@ static sala_status reduce_bucket(mpi_dist *m, const bucket *b, sala_error *err)
     part_of(m, 0, b, &begin, &end); /* the first rank's part is the largest */
     const uint64_t stride = end - begin;
     if (stride > MAX_COUNT)
-        return sala_fail(err, SALA_E_LIMIT, "a layer has %" PRIu64 " weights for each rank, expected at most 2^30", stride);
+        return sala_fail(err, SALA_E_LIMIT, "a layer has %" PRIu64 " weights for each rank, expected at most 2^30",
+                         stride);
     if (stride > m->piece_cap) {
         float *more = realloc(m->pieces, (size_t)(stride * (uint64_t)d->size) * sizeof *more);
         if (!more)
@@ -317,8 +318,8 @@ static sala_status mpi_gather(sala_dist *d, float *values, uint64_t begin, uint6
     }
     MPI_Request request;
     pthread_mutex_lock(&m->entry);
-    const int rc = MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, values + begin, counts, counts + d->size, MPI_FLOAT,
-                                   m->main, &request);
+    const int rc = MPI_Iallgatherv(MPI_IN_PLACE, 0, MPI_DATATYPE_NULL, values + begin, counts, counts + d->size,
+                                   MPI_FLOAT, m->main, &request);
     const sala_status st = finish(m, rc, request, "gathering weights", err);
     free(counts);
     return st;
@@ -455,8 +456,8 @@ static sala_status mpi_open(sala_dist **out, double timeout, sala_error *err)
     if (rc != MPI_SUCCESS)
         return mpi_failed(rc, "starting", err);
     if (level < MPI_THREAD_SERIALIZED)
-        return sala_fail(err, SALA_E_UNSUPPORTED, "this MPI library does not serve threads (level %d, expected %d)", level,
-                         MPI_THREAD_SERIALIZED);
+        return sala_fail(err, SALA_E_UNSUPPORTED, "this MPI library does not serve threads (level %d, expected %d)",
+                         level, MPI_THREAD_SERIALIZED);
     mpi_dist *m = calloc(1, sizeof *m);
     if (!m)
         return sala_fail_memory(err, sizeof *m);

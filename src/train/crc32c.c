@@ -1,5 +1,5 @@
-/* CRC-32C (Castagnoli), reflected polynomial 0x82F63B78: what event files protect their records with. Records are short and
- * few, so a table of 16, made in each call, is enough. */
+/* CRC-32C (Castagnoli), reflected polynomial 0x82F63B78: what event files protect their records with. Records are short
+ * and few, so a table of 16, made in each call, is enough. */
 #include "train/metrics.h"
 
 uint32_t sala_crc32c(uint32_t crc, const void *data, size_t bytes)

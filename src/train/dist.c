@@ -89,7 +89,8 @@ void sala_dist_close(sala_dist *d)
         d->ops->close(d);
 }
 
-void sala_dist_part(const sala_dist *d, int rank, uint64_t begin, uint64_t end, uint64_t *part_begin, uint64_t *part_end)
+void sala_dist_part(const sala_dist *d, int rank, uint64_t begin, uint64_t end, uint64_t *part_begin,
+                    uint64_t *part_end)
 {
     enum { UNIT = 16 };
     const uint64_t n = end - begin, units = (n + UNIT - 1) / UNIT;
@@ -104,7 +105,8 @@ sala_status sala_dist_agree(sala_dist *d, sala_status st, sala_error *err)
 {
     if (d->size == 1)
         return st;
-    /* The first failing rank: the largest of size - rank among those that fail, found by a sum with a place for each. */
+    /* The first failing rank: the largest of size - rank among those that fail, found by a sum with a place for each.
+     */
     double *failed = calloc((size_t)d->size, sizeof *failed);
     if (!failed)
         return sala_fail_memory(err, (uint64_t)d->size * sizeof *failed);

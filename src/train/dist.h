@@ -1,5 +1,5 @@
-/* Several processes. One table, two fillings: alone (dist.c) and Open MPI (mpi/sala_mpi.c, a plug-in that is loaded when the
- * program runs under mpirun, so that nobody else needs libmpi). */
+/* Several processes. One table, two fillings: alone (dist.c) and Open MPI (mpi/sala_mpi.c, a plug-in that is loaded
+ * when the program runs under mpirun, so that nobody else needs libmpi). */
 #ifndef SALA_TRAIN_DIST_H
 #define SALA_TRAIN_DIST_H
 
@@ -14,14 +14,15 @@ typedef struct sala_dist_ops {
     /* timeout: seconds of silence after which a rank counts as gone. */
     sala_status (*open)(sala_dist **out, double timeout, sala_error *err);
     void (*close)(sala_dist *d);
-    /* Bucket [begin, end) of the gradients is complete on this rank: send the others their parts, receive this rank's part
-     * from them and add them in the order of ranks. Returns at once; the work is done by the plug-in's thread, buckets in
-     * order. The parts of others hold unspecified numbers afterwards. */
+    /* Bucket [begin, end) of the gradients is complete on this rank: send the others their parts, receive this rank's
+     * part from them and add them in the order of ranks. Returns at once; the work is done by the plug-in's thread,
+     * buckets in order. The parts of others hold unspecified numbers afterwards. */
     void (*reduce_begin)(sala_dist *d, float *grads, uint64_t begin, uint64_t end);
     sala_status (*reduce_end)(sala_dist *d, sala_error *err); /* waits for all of the step */
     /* Everybody gets every rank's part of bucket [begin, end) of the values. */
     sala_status (*gather)(sala_dist *d, float *values, uint64_t begin, uint64_t end, sala_error *err);
-    sala_status (*sum)(sala_dist *d, double *x, int n, sala_error *err); /* in the order of ranks: equal bits everywhere */
+    sala_status (*sum)(sala_dist *d, double *x, int n,
+                       sala_error *err); /* in the order of ranks: equal bits everywhere */
     sala_status (*barrier)(sala_dist *d, sala_error *err);
     sala_status (*broadcast)(sala_dist *d, void *data, uint64_t bytes, sala_error *err); /* from rank 0 */
     /* Tells the others why, ends them, and this process with exit code 1. Alone it returns. */
@@ -43,9 +44,10 @@ struct sala_dist {
 sala_status sala_dist_open(sala_dist **out, double timeout_seconds, sala_error *err);
 void sala_dist_close(sala_dist *d); /* NULL is fine */
 /* A rank's part of [begin, end): equal shares in units of 16 elements. */
-void sala_dist_part(const sala_dist *d, int rank, uint64_t begin, uint64_t end, uint64_t *part_begin, uint64_t *part_end);
-/* SALA_OK only when every rank calls it with SALA_OK; otherwise each rank fails, those without an error of their own with
- * a message that names the first rank that has one. */
+void sala_dist_part(const sala_dist *d, int rank, uint64_t begin, uint64_t end, uint64_t *part_begin,
+                    uint64_t *part_end);
+/* SALA_OK only when every rank calls it with SALA_OK; otherwise each rank fails, those without an error of their own
+ * with a message that names the first rank that has one. */
 sala_status sala_dist_agree(sala_dist *d, sala_status st, sala_error *err);
 
 #endif

@@ -1,5 +1,5 @@
-/* Which filling of the table: alone, or the plug-in for Open MPI. The plug-in is a file of its own, so that the program does
- * not depend on MPI; it is looked for beside the program and in ../lib/sala/ of it. */
+/* Which filling of the table: alone, or the plug-in for Open MPI. The plug-in is a file of its own, so that the program
+ * does not depend on MPI; it is looked for beside the program and in ../lib/sala/ of it. */
 #include "train/dist_internal.h"
 
 #include "os/os.h"
@@ -47,8 +47,8 @@ sala_status sala_dist_open(sala_dist **out, double timeout_seconds, sala_error *
         /* Global: Open MPI's own plug-ins look for its symbols. */
         lib = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
         if (!lib)
-            return sala_fail(err, SALA_E_IO, "this is a run under mpirun, but the plug-in for it could not be loaded: %s",
-                             dlerror());
+            return sala_fail(err, SALA_E_IO,
+                             "this is a run under mpirun, but the plug-in for it could not be loaded: %s", dlerror());
     }
     if (!lib)
         return sala_fail(err, SALA_E_NOT_FOUND,
@@ -61,8 +61,8 @@ sala_status sala_dist_open(sala_dist **out, double timeout_seconds, sala_error *
     } symbol = {dlsym(lib, SALA_DIST_PLUGIN)};
     const sala_dist_ops *ops = symbol.object ? symbol.fn() : NULL;
     if (!ops || ops->abi != SALA_DIST_ABI) {
-        const sala_status st = sala_fail(err, SALA_E_UNSUPPORTED, "%s is of another build: interface %d, expected %d", path,
-                                         ops ? ops->abi : 0, SALA_DIST_ABI);
+        const sala_status st = sala_fail(err, SALA_E_UNSUPPORTED, "%s is of another build: interface %d, expected %d",
+                                         path, ops ? ops->abi : 0, SALA_DIST_ABI);
         dlclose(lib);
         return st;
     }

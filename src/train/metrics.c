@@ -1,5 +1,6 @@
-/* metrics.jsonl and the event file of a run. Lines of a step are written with one write each, so that a killed run leaves at
- * most one torn line, which the next start cuts. Resuming cuts what lies behind the save: no step appears twice. */
+/* metrics.jsonl and the event file of a run. Lines of a step are written with one write each, so that a killed run
+ * leaves at most one torn line, which the next start cuts. Resuming cuts what lies behind the save: no step appears
+ * twice. */
 #include "train/metrics.h"
 
 #include "base/json.h"
@@ -42,8 +43,8 @@ static int64_t step_of(const char *line, size_t n)
     return v;
 }
 
-/* Where the file ends when lines of steps beyond `step` and a torn last line go: read backwards, because a run's file may be
- * large and what goes is at its end. Lines that are no JSON in between stay with what is before them. */
+/* Where the file ends when lines of steps beyond `step` and a torn last line go: read backwards, because a run's file
+ * may be large and what goes is at its end. Lines that are no JSON in between stay with what is before them. */
 static sala_status find_cut(const line_file *f, int64_t step, uint64_t size, uint64_t *cut, sala_error *err)
 {
     sala_buf tail = {0}; /* bytes [at, end) of the file: begins inside a line unless at is 0 */
@@ -233,8 +234,8 @@ static sala_status write_line(sala_metrics *m, line_file *f, sala_error *err)
     return e ? sala_fail_errno(err, e, "could not write %s", f->path) : SALA_OK;
 }
 
-sala_status sala_metrics_step(sala_metrics *m, const sala_step_result *r, double tokens_per_second, double share_of_peak,
-                              sala_error *err)
+sala_status sala_metrics_step(sala_metrics *m, const sala_step_result *r, double tokens_per_second,
+                              double share_of_peak, sala_error *err)
 {
     if (m->silent)
         return SALA_OK;

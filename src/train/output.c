@@ -1,5 +1,5 @@
-/* See output.h. Everything is written into OUT/model.part, which takes the name OUT/model when it is whole; an older model/
- * steps aside for the moment of the two renames. */
+/* See output.h. Everything is written into OUT/model.part, which takes the name OUT/model when it is whole; an older
+ * model/ steps aside for the moment of the two renames. */
 #include "train/output.h"
 
 #include "base/json.h"
@@ -80,8 +80,8 @@ static sala_status write_weights(const char *dir, const char *name, const sala_p
     sala_safetensors_writer *w;
     char *path = sala_path_join(dir, name);
     uint16_t *half = malloc(CHUNK * sizeof *half);
-    sala_status st = path && half ? sala_safetensors_writer_open(&w, path, err)
-                                  : sala_fail_memory(err, CHUNK * sizeof *half);
+    sala_status st =
+        path && half ? sala_safetensors_writer_open(&w, path, err) : sala_fail_memory(err, CHUNK * sizeof *half);
     if (st == SALA_OK) {
         for (int i = 0; i < params->count; i++) {
             const sala_param *p = &params->items[i];
@@ -121,8 +121,8 @@ static uint32_t byte_character(int byte)
 
 static json_t *control_token(int id, const char *text)
 {
-    return json_pack("{s:i,s:s,s:b,s:b,s:b,s:b,s:b}", "id", id, "content", text, "single_word", 0, "lstrip", 0, "rstrip",
-                     0, "normalized", 0, "special", 1);
+    return json_pack("{s:i,s:s,s:b,s:b,s:b,s:b,s:b}", "id", id, "content", text, "single_word", 0, "lstrip", 0,
+                     "rstrip", 0, "normalized", 0, "special", 1);
 }
 
 json_t *sala_output_bytes_tokenizer(int64_t n_vocab)
@@ -140,8 +140,8 @@ json_t *sala_output_bytes_tokenizer(int64_t n_vocab)
         snprintf(text, sizeof text, "<unused%" PRId64 ">", i - 258);
         json_object_set_new(vocab, text, json_integer(i));
     }
-    json_t *level = json_pack("{s:s,s:b,s:b,s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1,
-                              "use_regex", 1);
+    json_t *level =
+        json_pack("{s:s,s:b,s:b,s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1, "use_regex", 1);
     json_t *added = json_array();
     json_array_append_new(added, control_token(256, "<s>"));
     json_array_append_new(added, control_token(257, "</s>"));
@@ -187,9 +187,9 @@ static sala_status copy_from(const char *source, const char *dir, const char *co
     return SALA_OK;
 }
 
-static const char *const tokenizer_files[] = {"tokenizer.json",          "tokenizer.model",    "tokenizer_config.json",
-                                              "special_tokens_map.json", "added_tokens.json",  "vocab.json",
-                                              "merges.txt",              "chat_template.jinja", "chat_template.json"};
+static const char *const tokenizer_files[] = {
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json",     "merges.txt",      "chat_template.jinja",   "chat_template.json"};
 static const char *const source_files[] = {"config.json", "generation_config.json"};
 
 /* A GGUF's config and tokenizer as a directory would have them: the exporter writes all, and the weights are then
@@ -228,9 +228,9 @@ static sala_status write_tokenizer(const sala_run_config *c, const char *dir, co
 static json_t *sparse_of(const sala_sparse_config *s)
 {
     return json_pack("{s:i,s:i,s:i,s:i,s:i,s:i,s:I,s:b}", "kernel_size", (int)s->kernel_size, "kernel_stride",
-                     (int)s->kernel_stride, "block_size", (int)s->block_size, "init_blocks", (int)s->init_blocks, "topk",
-                     (int)s->topk, "window_size", (int)s->window_size, "dense_len", (json_int_t)s->dense_len, "use_nope",
-                     (int)s->use_nope);
+                     (int)s->kernel_stride, "block_size", (int)s->block_size, "init_blocks", (int)s->init_blocks,
+                     "topk", (int)s->topk, "window_size", (int)s->window_size, "dense_len", (json_int_t)s->dense_len,
+                     "use_nope", (int)s->use_nope);
 }
 
 /* config.json of where the model came from, as a new reference, or the one that the keys of model: make. */

@@ -1,6 +1,6 @@
-/* A run from its config to its output. State that enters a step is the trainer's, the loader's and the config, all of which
- * a save holds: a run that was killed anywhere goes on with the same numbers. Order at a step's end: metrics, evaluation,
- * samples, save; so what a save's step has brought is on the medium before the save is.
+/* A run from its config to its output. State that enters a step is the trainer's, the loader's and the config, all of
+ * which a save holds: a run that was killed anywhere goes on with the same numbers. Order at a step's end: metrics,
+ * evaluation, samples, save; so what a save's step has brought is on the medium before the save is.
  *
  * Stages differ in lengths and sparse attention, so each has its own plan, trainer and loader; between two of them the
  * state goes through a save, as it does when a run goes on another day. */
@@ -47,7 +47,7 @@ typedef struct run {
     char *products;
 
     /* the stage that is open */
-    int stage; /* -1: none */
+    int stage;      /* -1: none */
     int64_t before; /* steps before it */
     sala_run_config view;
     sala_params params;
@@ -59,7 +59,7 @@ typedef struct run {
 
     int64_t step, last_save;
     int rewinds;
-    double pace; /* seconds a step, smoothed; 0: unknown */
+    double pace;    /* seconds a step, smoothed; 0: unknown */
     int stopped_by; /* a signal, agreed on by all ranks */
 } run;
 
@@ -293,8 +293,7 @@ static sala_status open_stage(run *r, int stage, const sala_save *save, sala_err
             SALA_TRY(sala_params_load(&r->params, sala_trainer_values(r->trainer), r->c.model_from, err));
         sala_trainer_changed(r->trainer);
     }
-    const sala_loader_state from =
-        save && save->loader.stage == (uint64_t)stage ? save->loader : first_state(r, stage);
+    const sala_loader_state from = save && save->loader.stage == (uint64_t)stage ? save->loader : first_state(r, stage);
     return open_loader(r, &from, err);
 }
 
@@ -402,7 +401,8 @@ static sala_status resume(run *r, sala_error *err)
     }
     if (passed)
         return sala_fail(err, SALA_E_CORRUPT,
-                         "all saves of %s are damaged; --fresh starts over, and another --out leaves them alone", r->out);
+                         "all saves of %s are damaged; --fresh starts over, and another --out leaves them alone",
+                         r->out);
     const char *branch = r->c.branch_from;
     if (!branch)
         return open_stage(r, 0, NULL, err);
@@ -461,8 +461,8 @@ static sala_status evaluate(run *r, sala_error *err)
     const double loss = e.loss / e.tokens;
     const char *const names[] = {"loss", "perplexity", "bits_per_byte"};
     const double values[] = {loss, exp(loss), e.bytes > 0 ? e.loss / log(2) / e.bytes : NAN};
-    say(r, "validation at step %" PRId64 ": loss %.4f, perplexity %.3f, %.3f bits a byte", r->step, values[0], values[1],
-        values[2]);
+    say(r, "validation at step %" PRId64 ": loss %.4f, perplexity %.3f, %.3f bits a byte", r->step, values[0],
+        values[1], values[2]);
     SALA_TRY(sala_metrics_more(r->metrics, r->step, "eval", names, values, 3, err));
     char text[SALA_POSITION_BUCKETS][24];
     const char *bucket_names[SALA_POSITION_BUCKETS];
@@ -517,7 +517,8 @@ static sala_status rewind_run(run *r, sala_error *err)
     const int64_t from = r->step;
     if (++r->rewinds > MAX_REWINDS)
         return sala_fail(err, SALA_E_NUMERIC,
-                         "step %" PRId64 ": the loss jumps again after %d times of going back; the last save is step %" PRId64
+                         "step %" PRId64
+                         ": the loss jumps again after %d times of going back; the last save is step %" PRId64
                          ". A smaller optimizer.lr or a longer schedule.warmup may help",
                          from, MAX_REWINDS, r->last_save);
     for (int64_t most = from - r->c.spike_window; !found && most < from; most = from - 1) {
@@ -580,8 +581,10 @@ static sala_status one_step(run *r, sala_error *err)
     const sala_status st =
         sala_trainer_step(r->trainer, batches, n_batches, supervised, sala_run_lr(&r->c, r->step + 1), &result, err);
     if (st != SALA_OK)
-        return r->last_save ? sala_fail_prefix(err, st, "step %" PRId64 " (the last save is step %" PRId64
-                                                        ": the same command goes on from there)", r->step + 1, r->last_save)
+        return r->last_save ? sala_fail_prefix(err, st,
+                                               "step %" PRId64 " (the last save is step %" PRId64
+                                               ": the same command goes on from there)",
+                                               r->step + 1, r->last_save)
                             : sala_fail_prefix(err, st, "step %" PRId64, r->step + 1);
     const double seconds = sala_os_seconds() - start;
     r->step++;
@@ -759,7 +762,8 @@ static sala_status finish_run(run *r, sala_error *err)
         st = sala_output_write(&r->c, &r->params, sala_trainer_values(r->trainer), r->out, r->c.output_dtype,
                                r->c.gguf_type ? r->c.gguf_type : "none", &words, err);
         if (st == SALA_OK)
-            say(r, "wrote %s/model%s", r->out, r->c.gguf_type && strcmp(r->c.gguf_type, "none") ? " and model.gguf" : "");
+            say(r, "wrote %s/model%s", r->out,
+                r->c.gguf_type && strcmp(r->c.gguf_type, "none") ? " and model.gguf" : "");
     }
     return sala_dist_agree(r->dist, st, err);
 }
@@ -833,7 +837,7 @@ sala_status sala_train_run(const sala_run_config *c, const sala_run_options *o, 
         char text[sizeof own.message + 160];
         snprintf(text, sizeof text, "%s: %s", r.dist->name, own.message);
         if (hooks && hooks->line)
-            hooks->line(hooks->user, text); /* this rank's own word, whichever rank it is */
+            hooks->line(hooks->user, text);      /* this rank's own word, whichever rank it is */
         r.dist->ops->abort(r.dist, own.message); /* does not return */
     }
     if (err)
@@ -862,7 +866,10 @@ static sala_status export_save(const sala_run_config *c, const char *out_dir, co
     }
     if (st == SALA_OK)
         st = sala_output_write(&view, &params, values, out_dir, dtype ? dtype : c->output_dtype,
-                               gguf_type ? gguf_type : c->gguf_type ? c->gguf_type : "none", &words, err);
+                               gguf_type      ? gguf_type
+                               : c->gguf_type ? c->gguf_type
+                                              : "none",
+                               &words, err);
     if (values)
         sala_os_pages_free(values, (size_t)params.n_elements * sizeof *values);
     sala_params_free(&params);

@@ -1,6 +1,6 @@
-/* run.yaml to sala_run_config and back. config_keys.inc is the only list of keys; a row says how a value is read, printed
- * and compared. Order of the work: tree (yaml_tree.c), values by the table, numbers that follow from others (resolve),
- * shape of the model (run_shape.c). Whatever is wrong is said with file, line and key. */
+/* run.yaml to sala_run_config and back. config_keys.inc is the only list of keys; a row says how a value is read,
+ * printed and compared. Order of the work: tree (yaml_tree.c), values by the table, numbers that follow from others
+ * (resolve), shape of the model (run_shape.c). Whatever is wrong is said with file, line and key. */
 #include "train/run_config_internal.h"
 
 #include "os/os.h"
@@ -102,8 +102,8 @@ static sala_status wrong(const loading *l, const sala_yaml *n, const char *path,
         snprintf(found, sizeof found, "%s", n->kind == SALA_YAML_LIST ? "a list" : "a group of keys");
         break;
     }
-    return sala_fail(l->err, SALA_E_INVALID, "%s: %s is %s; expected %s", sala_yaml_where(at, sizeof at, n), path, found,
-                     expected);
+    return sala_fail(l->err, SALA_E_INVALID, "%s: %s is %s; expected %s", sala_yaml_where(at, sizeof at, n), path,
+                     found, expected);
 }
 
 static const char *commas(char *dst, size_t room, const char *choices)
@@ -282,7 +282,8 @@ static sala_status set_value(const loading *l, sala_yaml *n, const key_row *k, c
         }
         if (!text || !whole_number(text, &count) || (double)count < k->least || (double)count > k->most) {
             snprintf(expected, sizeof expected, "a whole number >= %.0f%s (K and M multiply by 1000 and 10^6)%s",
-                     k->least, text && whole_number(text, &count) && (double)count > k->most ? " and less than that" : "",
+                     k->least,
+                     text && whole_number(text, &count) && (double)count > k->most ? " and less than that" : "",
                      k->kind == AUTO_INT ? " or auto" : "");
             return wrong(l, n, path, expected);
         }
@@ -398,7 +399,8 @@ static sala_status read_rows(const loading *l, const key_row *rows, size_t n_row
     return SALA_OK;
 }
 
-/* A group that should hold keys but is a single value, and the other way round, are found here: a find() passes them by. */
+/* A group that should hold keys but is a single value, and the other way round, are found here: a find() passes them
+ * by. */
 static sala_status check_group(const loading *l, const char *path)
 {
     sala_yaml *n = sala_yaml_find(l->doc, path);
@@ -667,7 +669,8 @@ static sala_status resolve(const loading *l)
     if (c->decay_tail == SALA_TAIL_HALF_LIFE && c->half_life < 1)
         return invalid(l, "schedule.decay.half_life", "missing; the shape half-life needs it");
     if (c->decay_tail == SALA_TAIL_EXPONENTIAL && c->decay_steps && c->decay_end <= 0)
-        return invalid(l, "schedule.decay.end", "0, which an exponential decay never reaches; give more, or shape linear");
+        return invalid(l, "schedule.decay.end",
+                       "0, which an exponential decay never reaches; give more, or shape linear");
     for (int i = 0; i < c->n_stages; i++) {
         sala_run_stage *s = &c->stages[i];
         char key[64];
@@ -796,7 +799,8 @@ static void add_text(sala_buf *out, const char *s)
     bool plain = *s && strchr("./_", s[0]) != NULL;
     plain = plain || (*s >= 'a' && *s <= 'z') || (*s >= 'A' && *s <= 'Z');
     for (const char *p = s; *p && plain; p++)
-        plain = strchr("./_-+=", *p) || (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9');
+        plain =
+            strchr("./_-+=", *p) || (*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || (*p >= '0' && *p <= '9');
     if (plain && strcmp(s, "null") != 0) {
         sala_buf_add_str(out, s);
         return;
@@ -919,9 +923,11 @@ sala_status sala_run_config_text(sala_buf *out, const sala_run_config *c, bool i
 
 void sala_run_config_keys(sala_buf *out)
 {
-    static const char *const kinds[] = {"whole number",  "whole number", "whole number or auto", "number", "true or false",
-                                        "text",          "path",         "path or auto",         "word",   "word",
-                                        "word",          "list",         "amount",               "whole number"};
+    static const char *const kinds[] = {"whole number", "whole number",  "whole number or auto",
+                                        "number",       "true or false", "text",
+                                        "path",         "path or auto",  "word",
+                                        "word",         "word",          "list",
+                                        "amount",       "whole number"};
     const struct {
         const key_row *rows;
         size_t n;

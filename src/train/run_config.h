@@ -1,5 +1,5 @@
-/* run.yaml: one table of keys (config_keys.inc) yields the parser, --set, the complete listing of `sala train --keys`, the
- * table of docs/training.md and the check that a resumed run asks for the same. Parsed with libyaml; every value
+/* run.yaml: one table of keys (config_keys.inc) yields the parser, --set, the complete listing of `sala train --keys`,
+ * the table of docs/training.md and the check that a resumed run asks for the same. Parsed with libyaml; every value
  * remembers file and line. */
 #ifndef SALA_TRAIN_RUN_CONFIG_H
 #define SALA_TRAIN_RUN_CONFIG_H
@@ -35,8 +35,8 @@ typedef struct sala_run_stage {
     int n_sources;
     double ask_lr, end; /* as written: -1 is the run's lr; a share of the peak */
     double lr, lr_end;  /* what they came to, both absolute */
-    sala_tail tail;    /* schedule inside the stage; SALA_TAIL_NONE keeps to the run's */
-    char *sparse;      /* words of sala_config_ask_sparse; NULL: as the stage before */
+    sala_tail tail;     /* schedule inside the stage; SALA_TAIL_NONE keeps to the run's */
+    char *sparse;       /* words of sala_config_ask_sparse; NULL: as the stage before */
 } sala_run_stage;
 
 /* Keys of model: that make a new model. What the forward pass reads is `shape`. */
@@ -68,7 +68,7 @@ typedef struct sala_run_config {
     uint64_t seed;
     /* optimiser */
     double beta1, beta2, eps, weight_decay, clip, zloss;
-    double lr_embed, lr_head, lr_hidden, lr_vector; /* factors on top of the mup table */
+    double lr_embed, lr_head, lr_hidden, lr_vector;   /* factors on top of the mup table */
     sala_run_amount ask_steps, ask_warmup, ask_decay; /* as written; the numbers below are what they came to */
     int64_t warmup;
     sala_schedule_kind schedule;
@@ -99,8 +99,8 @@ typedef struct sala_run_config {
     struct sala_yaml_doc *source; /* for sala_run_config_where */
 } sala_run_config;
 
-/* sets: "a.b=c" from the command line, applied behind the file. Relative paths are relative to the file, those of sets to
- * the working directory. */
+/* sets: "a.b=c" from the command line, applied behind the file. Relative paths are relative to the file, those of sets
+ * to the working directory. */
 sala_status sala_run_config_load(sala_run_config *out, const char *path, const char *const *sets, int n_sets,
                                  sala_error *err);
 sala_status sala_run_config_parse(sala_run_config *out, const char *name, const char *yaml, size_t bytes,
@@ -112,8 +112,8 @@ void sala_run_config_free(sala_run_config *c);
 sala_status sala_run_config_text(sala_buf *out, const sala_run_config *c, bool identity);
 /* "optimizer.lr: 0.01 then, 0.02 now", one line a key; *same when there is none. */
 void sala_run_config_difference(sala_buf *out, bool *same, const char *then_text, const char *now_text);
-/* Whether a run of `then`, `step` steps old, may go on as `now`: everything but the schedule and the lengths of stages is
- * equal, and under both every step so far had the same stage and learning rate. */
+/* Whether a run of `then`, `step` steps old, may go on as `now`: everything but the schedule and the lengths of stages
+ * is equal, and under both every step so far had the same stage and learning rate. */
 bool sala_run_config_continues(const sala_run_config *now, const char *now_text, const char *then_text, int64_t step);
 /* "run.yaml:31" for a key that was given, "default" otherwise. */
 const char *sala_run_config_where(const sala_run_config *c, const char *key, char *dst, size_t bytes);
@@ -128,8 +128,8 @@ double sala_run_lr(const sala_run_config *c, int64_t step);
  * shape.mixers; ends with sala_run_view_free. */
 sala_status sala_run_view(sala_run_config *out, const sala_run_config *c, int stage, sala_error *err);
 void sala_run_view_free(sala_run_config *view);
-/* config.json of a model made from the keys of model:, without the type of its weights. New reference, NULL when memory is
- * out. */
+/* config.json of a model made from the keys of model:, without the type of its weights. New reference, NULL when memory
+ * is out. */
 json_t *sala_run_model_json(const sala_run_config *c);
 
 #endif

@@ -1,5 +1,5 @@
-/* The shape of a run's model. A new model's keys become the config.json that its family would ship, and that is read by the
- * same code that reads released models: what is trained is what is loaded later. */
+/* The shape of a run's model. A new model's keys become the config.json that its family would ship, and that is read by
+ * the same code that reads released models: what is trained is what is loaded later. */
 #include "train/run_config_internal.h"
 
 #include "model/checkpoint.h"
@@ -41,8 +41,7 @@ static void add_hybrid(json_t *o, const sala_run_config *c)
     json_object_set_new(o, "attn_use_rope", json_boolean(m->rope_softmax));
     json_object_set_new(o, "attn_use_output_gate", json_boolean(m->gate));
     if (hype)
-        json_object_set_new(o, "attn_logits_scaling",
-                            c->scale_logits_in_training ? json_string("hype") : json_null());
+        json_object_set_new(o, "attn_logits_scaling", c->scale_logits_in_training ? json_string("hype") : json_null());
     json_object_set_new(o, "lightning_use_rope", json_boolean(m->rope_lightning));
     json_object_set_new(o, "lightning_scale", json_string("1/sqrt(d)"));
     json_object_set_new(o, hype ? "lightning_use_qk_norm" : "qk_norm", json_boolean(m->qk_norm));
@@ -53,9 +52,9 @@ static void add_hybrid(json_t *o, const sala_run_config *c)
 static json_t *sparse_json(const sala_sparse_config *s)
 {
     return json_pack("{s:i,s:i,s:i,s:i,s:i,s:i,s:I,s:b}", "kernel_size", (int)s->kernel_size, "kernel_stride",
-                     (int)s->kernel_stride, "block_size", (int)s->block_size, "init_blocks", (int)s->init_blocks, "topk",
-                     (int)s->topk, "window_size", (int)s->window_size, "dense_len", (json_int_t)s->dense_len, "use_nope",
-                     (int)s->use_nope);
+                     (int)s->kernel_stride, "block_size", (int)s->block_size, "init_blocks", (int)s->init_blocks,
+                     "topk", (int)s->topk, "window_size", (int)s->window_size, "dense_len", (json_int_t)s->dense_len,
+                     "use_nope", (int)s->use_nope);
 }
 
 json_t *sala_run_model_json(const sala_run_config *c)

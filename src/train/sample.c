@@ -97,8 +97,8 @@ static sala_status encode(const sala_vocabulary *v, sala_ids *ids, const char *t
     return SALA_OK;
 }
 
-sala_status sala_train_sample(sala_buf *out, sala_trainer *t, const sala_vocabulary *v, int64_t n_vocab, const char *prompt,
-                        int n, sala_error *err)
+sala_status sala_train_sample(sala_buf *out, sala_trainer *t, const sala_vocabulary *v, int64_t n_vocab,
+                              const char *prompt, int n, sala_error *err)
 {
     sala_ids ids = {0};
     float *logits = malloc((size_t)n_vocab * sizeof *logits);

@@ -16,11 +16,12 @@ typedef struct sala_vocabulary {
 sala_status sala_vocabulary_open(sala_vocabulary *out, const char *path, sala_error *err);
 void sala_vocabulary_close(sala_vocabulary *v);
 /* Valid UTF-8 in any case. */
-sala_status sala_vocabulary_text(const sala_vocabulary *v, sala_buf *out, const int32_t *ids, size_t n, sala_error *err);
+sala_status sala_vocabulary_text(const sala_vocabulary *v, sala_buf *out, const int32_t *ids, size_t n,
+                                 sala_error *err);
 
 /* Greedy: the most probable token, `n` times or until the end of the text. Appends the new text only. */
-sala_status sala_train_sample(sala_buf *out, sala_trainer *t, const sala_vocabulary *v, int64_t n_vocab, const char *prompt,
-                        int n, sala_error *err);
+sala_status sala_train_sample(sala_buf *out, sala_trainer *t, const sala_vocabulary *v, int64_t n_vocab,
+                              const char *prompt, int n, sala_error *err);
 
 enum { SALA_POSITION_BUCKETS = 32 };
 /* Sums of losses in nats. Bucket b holds positions 2^b - 1 .. 2^(b+1) - 2 of a document. */

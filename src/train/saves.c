@@ -1,6 +1,6 @@
-/* Saves of a run. Every rank writes its parts of the arenas; the directory gets its name when all files are whole and on the
- * medium, so that a kill at any moment leaves either the save or none. What is read back is checked: meta.json by its own
- * sum, files by size and header sum, arrays by theirs; a cut or a flipped bit anywhere is found. */
+/* Saves of a run. Every rank writes its parts of the arenas; the directory gets its name when all files are whole and
+ * on the medium, so that a kill at any moment leaves either the save or none. What is read back is checked: meta.json
+ * by its own sum, files by size and header sum, arrays by theirs; a cut or a flipped bit anywhere is found. */
 #include "train/saves.h"
 
 #include "base/json.h"
@@ -245,8 +245,8 @@ static json_t *trainer_json(const sala_trainer_state *s)
 {
     const sala_guard_state *g = &s->guard;
     return json_pack("{s:I,s:I,s:I,s:I,s:I,s:o,s:o}", "step", (json_int_t)s->step, "updates", (json_int_t)s->updates,
-                     "n_seen", (json_int_t)g->n_seen, "spikes", (json_int_t)g->spikes, "bad", (json_int_t)g->bad, "mean",
-                     exact(g->mean), "variance", exact(g->variance));
+                     "n_seen", (json_int_t)g->n_seen, "spikes", (json_int_t)g->spikes, "bad", (json_int_t)g->bad,
+                     "mean", exact(g->mean), "variance", exact(g->variance));
 }
 
 static sala_status write_meta(const char *dir, const sala_save *info, const sala_trainer_state *trainer, int ranks,
@@ -258,8 +258,8 @@ static sala_status write_meta(const char *dir, const sala_save *info, const sala
         char name[32];
         uint64_t bytes = 0, sum = 0;
         st = look_at(dir, rank_file(name, r), &bytes, &sum, err);
-        json_array_append_new(files, json_pack("{s:s,s:I,s:o}", "name", name, "bytes", (json_int_t)bytes, "sum",
-                                               hex(sum)));
+        json_array_append_new(files,
+                              json_pack("{s:s,s:I,s:o}", "name", name, "bytes", (json_int_t)bytes, "sum", hex(sum)));
     }
     json_object_set_new(meta, "format", json_integer(VERSION));
     json_object_set_new(meta, "program", json_string(sala_version()));
@@ -441,8 +441,9 @@ static sala_status check_files(const char *dir, const json_t *meta, sala_error *
                              there);
         TRY(look_at(dir, name, &bytes, &sum, err));
         if (sum != want_sum)
-            return sala_fail(err, SALA_E_CORRUPT, "%s: belongs to another save (header %016" PRIx64 ", expected %016" PRIx64
-                             ")", name, sum, want_sum);
+            return sala_fail(err, SALA_E_CORRUPT,
+                             "%s: belongs to another save (header %016" PRIx64 ", expected %016" PRIx64 ")", name, sum,
+                             want_sum);
     }
     return SALA_OK;
 }
@@ -611,8 +612,8 @@ sala_status sala_saves_find(sala_save *out, bool *found, int *damaged, const cha
 /* ---- loading ---- */
 
 typedef struct target {
-    float *values;           /* [n_elements] */
-    float *moments[2];       /* this rank's parts, or NULL */
+    float *values;     /* [n_elements] */
+    float *moments[2]; /* this rank's parts, or NULL */
     const part *parts;
     int n_parts;
     uint64_t n_values, n_moments; /* elements that have arrived */
@@ -652,7 +653,8 @@ static sala_status load_part(target *t, const char *name, const sala_map *map, c
     for (int a = 0; a < N_ARRAYS; a++) {
         const uint64_t at = get_u64(h + 16 + 8 * a), want = get_u64(h + 40 + 8 * a);
         if (at % ALIGN || at > map->bytes || bytes > map->bytes - at)
-            return sala_fail(err, SALA_E_CORRUPT, "%s: %s at byte %" PRIu64 " reach beyond the end", name, words[a], at);
+            return sala_fail(err, SALA_E_CORRUPT, "%s: %s at byte %" PRIu64 " reach beyond the end", name, words[a],
+                             at);
         if (a > 0 && !(t->moments[0] && wants_moments(t, begin, end)))
             continue;
         const float *data = (const float *)(const void *)(map->data + at);
@@ -680,14 +682,15 @@ static sala_status load_file(target *t, const sala_save *info, const char *name,
         XXH3_64bits(map->data, (size_t)head - 8) != get_u64(map->data + head - 8))
         return sala_fail(err, SALA_E_CORRUPT, "%s: the header is damaged", name);
     if (get_u64(map->data + 48) != map->bytes)
-        return sala_fail(err, SALA_E_CORRUPT, "%s: %" PRIu64 " bytes expected, %zu found", name, get_u64(map->data + 48),
-                         map->bytes);
+        return sala_fail(err, SALA_E_CORRUPT, "%s: %" PRIu64 " bytes expected, %zu found", name,
+                         get_u64(map->data + 48), map->bytes);
     if (get_u64(map->data + 24) != (uint64_t)info->step)
         return sala_fail(err, SALA_E_CORRUPT, "%s: step %" PRIu64 ", expected %" PRId64, name, get_u64(map->data + 24),
                          info->step);
     if (get_u64(map->data + 32) != params->n_elements || get_u64(map->data + 40) != sala_saves_layout(params))
         return sala_fail(err, SALA_E_INVALID,
-                         "%s: %s holds a model of %" PRIu64 " weights in another layout; this config makes one of %" PRIu64,
+                         "%s: %s holds a model of %" PRIu64
+                         " weights in another layout; this config makes one of %" PRIu64,
                          info->path, name, get_u64(map->data + 32), params->n_elements);
     n_parts = get_u32(map->data + 56);
     if (header_bytes(n_parts) != head)

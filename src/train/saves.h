@@ -1,5 +1,6 @@
 /* Checkpoints of a run: OUT/checkpoints/step-000000120/{meta.json, rank-0000.sck ...}. A directory is written as
- * step-N.part, every file synced, and renamed when all ranks are done: what has the name is whole. Byte layout: docs/formats.md. */
+ * step-N.part, every file synced, and renamed when all ranks are done: what has the name is whole. Byte layout:
+ * docs/formats.md. */
 #ifndef SALA_TRAIN_SAVES_H
 #define SALA_TRAIN_SAVES_H
 
@@ -18,9 +19,9 @@ typedef struct sala_save {
 /* Every rank calls it; collective. A failure (disk full) leaves the directory as it was. path of *info is not read. */
 sala_status sala_saves_write(const char *out_dir, sala_trainer *t, const sala_params *params, sala_dist *dist,
                              const sala_save *info, sala_error *err);
-/* Newest whole checkpoint at or below max_step (-1: any), as far as names, sizes and headers tell; damaged ones are named
- * through `notice` and left where they are. *found false: there is none; *damaged (may be NULL) counts those passed
- * over. */
+/* Newest whole checkpoint at or below max_step (-1: any), as far as names, sizes and headers tell; damaged ones are
+ * named through `notice` and left where they are. *found false: there is none; *damaged (may be NULL) counts those
+ * passed over. */
 sala_status sala_saves_find(sala_save *out, bool *found, int *damaged, const char *out_dir, int64_t max_step,
                             void (*notice)(void *user, const char *line), void *user, sala_error *err);
 /* The one in this directory. SALA_E_CORRUPT says what is wrong with it. */

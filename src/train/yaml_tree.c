@@ -1,5 +1,6 @@
-/* See yaml_tree.h. libyaml gives events; the tree is made by recursion over them, with limits on depth and size so that no
- * text can take more than a few MiB. Paths are taken apart in one place, descend(), for keys with points and for --set. */
+/* See yaml_tree.h. libyaml gives events; the tree is made by recursion over them, with limits on depth and size so that
+ * no text can take more than a few MiB. Paths are taken apart in one place, descend(), for keys with points and for
+ * --set. */
 #include "train/yaml_tree.h"
 
 #include <stdio.h>
@@ -21,7 +22,7 @@ typedef struct reading {
     yaml_event_t event;
     bool has_event;
     const char *file;
-    bool is_set;  /* places in the text mean nothing to the user */
+    bool is_set; /* places in the text mean nothing to the user */
     int n_nodes;
     sala_error *err;
 } reading;
@@ -144,8 +145,8 @@ static sala_status place(sala_yaml *root, sala_yaml *value, const placing *p, sa
                 char there[300];
                 sala_yaml_where(there, sizeof there, child);
                 free_node(value);
-                return sala_fail(err, SALA_E_INVALID, "%s:%d:%d: \"%.120s\" is given twice; the first is at %s", p->file,
-                                 p->line, p->column, p->path, there);
+                return sala_fail(err, SALA_E_INVALID, "%s:%d:%d: \"%.120s\" is given twice; the first is at %s",
+                                 p->file, p->line, p->column, p->path, there);
             }
             char *key = child->key;
             child->key = NULL;
@@ -157,9 +158,9 @@ static sala_status place(sala_yaml *root, sala_yaml *value, const placing *p, sa
             return SALA_OK;
         }
         if (!child) {
-            const bool fits = n->kind == SALA_YAML_MAP ||
-                              (n->kind == SALA_YAML_LIST && strspn(s, "0123456789") >= len && len < 7 &&
-                               atoi(s) == n->count);
+            const bool fits =
+                n->kind == SALA_YAML_MAP ||
+                (n->kind == SALA_YAML_LIST && strspn(s, "0123456789") >= len && len < 7 && atoi(s) == n->count);
             if (!fits) {
                 const sala_status st = not_a_place(p, n, s, len, err);
                 free_node(value);
@@ -271,8 +272,8 @@ static sala_status read_node(reading *r, sala_yaml **out, int depth)
         return refuse(r, "lists and maps are nested too deeply");
     if (++r->n_nodes > MAX_NODES)
         return refuse(r, "more than 8192 values");
-    sala_yaml *n = new_node(SALA_YAML_NULL, r->file, r->is_set ? 0 : (int)e->start_mark.line + 1,
-                            (int)e->start_mark.column + 1);
+    sala_yaml *n =
+        new_node(SALA_YAML_NULL, r->file, r->is_set ? 0 : (int)e->start_mark.line + 1, (int)e->start_mark.column + 1);
     if (!n)
         return sala_fail_memory(r->err, sizeof *n);
     sala_status st = SALA_OK;
@@ -385,7 +386,8 @@ sala_status sala_yaml_set(sala_yaml_doc *doc, const char *assignment, sala_error
 {
     const char *equals = strchr(assignment, '=');
     if (!equals || equals == assignment)
-        return sala_fail(err, SALA_E_INVALID, "--set %s: expected KEY=VALUE, as in --set optimizer.lr=0.02", assignment);
+        return sala_fail(err, SALA_E_INVALID, "--set %s: expected KEY=VALUE, as in --set optimizer.lr=0.02",
+                         assignment);
     sala_buf name = {0};
     sala_buf_printf(&name, "--set %s", assignment);
     const char *file = name.failed ? NULL : keep_name(doc, name.data);

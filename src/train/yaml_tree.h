@@ -1,6 +1,6 @@
-/* A YAML document as a tree that remembers where each value stands. Only what a config needs: maps, lists, plain and quoted
- * scalars; anchors, aliases, tags, further documents and keys given twice are refused. A key with points in it is a path:
- * "a.b: 1" is "a: {b: 1}", and "a.0" is the first of a list. Internal to train. */
+/* A YAML document as a tree that remembers where each value stands. Only what a config needs: maps, lists, plain and
+ * quoted scalars; anchors, aliases, tags, further documents and keys given twice are refused. A key with points in it
+ * is a path: "a.b: 1" is "a: {b: 1}", and "a.0" is the first of a list. Internal to train. */
 #ifndef SALA_TRAIN_YAML_TREE_H
 #define SALA_TRAIN_YAML_TREE_H
 

@@ -1,5 +1,6 @@
 // module: train
-/* run.yaml: any text is taken or refused with a place; what is taken prints a text that is taken again and prints alike. */
+/* run.yaml: any text is taken or refused with a place; what is taken prints a text that is taken again and prints
+ * alike. */
 #include "train/run_config.h"
 
 #include <stdlib.h>

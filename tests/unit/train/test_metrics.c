@@ -98,17 +98,17 @@ static void test_event_bytes(void **state)
     assert_int_equal(sala_crc32c(0, zeros, sizeof zeros), 0x8a9136aau);
     sala_buf b = {0};
     sala_tf_version(&b, 1.0);
-    static const uint8_t version[] = {0x09, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f, 0x1a, 0x0d, 'b', 'r',
-                                      'a',  'i', 'n', '.', 'E', 'v', 'e', 'n', 't', ':', '2'};
+    static const uint8_t version[] = {0x09, 0,   0,   0,   0,   0,   0,   0xf0, 0x3f, 0x1a, 0x0d, 'b',
+                                      'r',  'a', 'i', 'n', '.', 'E', 'v', 'e',  'n',  't',  ':',  '2'};
     assert_int_equal(b.len, 16 + sizeof version);
     assert_int_equal((uint8_t)b.data[0], sizeof version);
     assert_memory_equal(b.data + 12, version, sizeof version);
     sala_buf_clear(&b);
     const sala_tf_value v = {"train/loss", 0.5};
     sala_tf_scalars(&b, 1.0, 300, &v, 1);
-    static const uint8_t scalar[] = {0x09, 0,   0,   0,   0,   0,   0,   0xf0, 0x3f, 0x10, 0xac, 0x02, 0x2a, 0x13,
-                                     0x0a, 17,  0x0a, 10, 't', 'r', 'a', 'i', 'n', '/', 'l', 'o', 's', 's',
-                                     0x15, 0,   0,   0,   0x3f};
+    static const uint8_t scalar[] = {0x09, 0,    0,    0,    0,   0,    0,    0xf0, 0x3f, 0x10, 0xac,
+                                     0x02, 0x2a, 0x13, 0x0a, 17,  0x0a, 10,   't',  'r',  'a',  'i',
+                                     'n',  '/',  'l',  'o',  's', 's',  0x15, 0,    0,    0,    0x3f};
     assert_int_equal(b.len, 16 + sizeof scalar);
     assert_memory_equal(b.data + 12, scalar, sizeof scalar);
     sala_buf_free(&b);

@@ -76,8 +76,9 @@ static void test_text_is_read_again(void **state)
     (void)state;
     sala_run_config a, b;
     sala_buf first = {0}, second = {0};
-    const char *const sets[] = {"data.seed=18446744073709551615", "output.prompts=['a \"b\"\\\\', 'c: d']", "output.dir='x y'",
-                                "data.stages.0.sources.1={path: null, weight: 3}", "data.stages.0.sources.1.path='n: 1'"};
+    const char *const sets[] = {"data.seed=18446744073709551615", "output.prompts=['a \"b\"\\\\', 'c: d']",
+                                "output.dir='x y'", "data.stages.0.sources.1={path: null, weight: 3}",
+                                "data.stages.0.sources.1.path='n: 1'"};
     good(&a, small, sets, (int)SALA_ARRAY_LEN(sets));
     assert_int_equal(sala_run_config_text(&first, &a, false), SALA_OK);
     good(&b, first.data, NULL, 0);
@@ -104,7 +105,8 @@ static void test_errors(void **state)
     refused("a: 1\n---\nb: 2\n", NULL, "second document");
     refused(typo, NULL, "model.layers is missing");
     refused(small, "optimiser.lr=1", "--set optimiser.lr=1: there is no key \"optimiser\"");
-    refused(small, "optimizer.lt=1", "--set optimizer.lt=1: there is no key \"optimizer.lt\"; the nearest is \"optimizer.lr\"");
+    refused(small, "optimizer.lt=1",
+            "--set optimizer.lt=1: there is no key \"optimizer.lt\"; the nearest is \"optimizer.lr\"");
     refused(small, "model.lr=1", "the nearest is \"optimizer.lr\"");
     refused(small, "data.stages.0.seqlen=1", "the nearest is \"data.stages.0.seq_len\"");
     refused(small, "schedule.steps=1k5", "schedule.steps is \"1k5\"; expected a whole number >= 1");
@@ -201,8 +203,9 @@ static void test_corpus_stands_for_path(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_example), cmocka_unit_test(test_text_is_read_again), cmocka_unit_test(test_errors),
-        cmocka_unit_test(test_steps),   cmocka_unit_test(test_going_on),           cmocka_unit_test(test_corpus_stands_for_path),
+        cmocka_unit_test(test_example),  cmocka_unit_test(test_text_is_read_again),
+        cmocka_unit_test(test_errors),   cmocka_unit_test(test_steps),
+        cmocka_unit_test(test_going_on), cmocka_unit_test(test_corpus_stands_for_path),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -207,8 +207,8 @@ static void test_damage(void **state)
             if (step == 20 && !cut)
                 continue;
             if (step != 10 || !notices[0])
-                fail_msg("%s %s at byte %zu of %zu: went on from step %d, said \"%s\"", names[f], cut ? "cut" : "changed", at,
-                         bytes, (int)step, notices);
+                fail_msg("%s %s at byte %zu of %zu: went on from step %d, said \"%s\"", names[f],
+                         cut ? "cut" : "changed", at, bytes, (int)step, notices);
         }
         FILE *out = fopen(path, "wb");
         fwrite(whole, 1, bytes, out);
