@@ -210,10 +210,9 @@ static json_t *stats_json(const sala_corpus *c, const facts *f, const sala_bins 
             json_array_append_new(lengths, json_pack("{s:I, s:I, s:I}", "from", (json_int_t)1 << i, "documents",
                                                      (json_int_t)f->docs[i], "tokens", (json_int_t)f->tokens[i]));
     for (int i = 0; i < c->n_sources; i++)
-        json_array_append_new(sources,
-                              json_pack("{s:o, s:I, s:I}", "path", cli_json_text(c->sources[i], strlen(c->sources[i])),
-                                        "documents", (json_int_t)f->source_docs[i], "tokens",
-                                        (json_int_t)f->source_tokens[i]));
+        json_array_append_new(
+            sources, json_pack("{s:o, s:I, s:I}", "path", cli_json_text(c->sources[i], strlen(c->sources[i])),
+                               "documents", (json_int_t)f->source_docs[i], "tokens", (json_int_t)f->source_tokens[i]));
     json_t *packing = json_pack("{s:I, s:I, s:f, s:I}", "seq_len", (json_int_t)sala_bins_seq_len(bins), "sequences",
                                 (json_int_t)sala_bins_count(bins), "fill", sala_bins_fill(bins), "dropped",
                                 (json_int_t)sala_bins_dropped(bins));
@@ -403,9 +402,10 @@ static int cmd_show(const cli_options *o)
         return cli_fail_error(&err);
     const char *name = o->tokenizer ? o->tokenizer : c.tokenizer;
     cli_vocab v = {0};
-    int rc = name ? open_vocab(&v, o, name) : cli_misuse("show: %s does not say which tokenizer it was packed with; give "
-                                                         "--tokenizer",
-                                                         c.dir);
+    int rc = name ? open_vocab(&v, o, name)
+                  : cli_misuse("show: %s does not say which tokenizer it was packed with; give "
+                               "--tokenizer",
+                               c.dir);
     if (rc == 0) {
         uint32_t n_vocab;
         const uint64_t id = sala_vocab_id(v.tokenizer, &n_vocab);

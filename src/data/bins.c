@@ -66,8 +66,9 @@ uint64_t sala_permute(uint64_t seed, uint64_t epoch, uint64_t x, uint64_t n)
 
 static sala_status too_many(const sala_corpus *c, sala_error *err)
 {
-    return sala_fail(err, SALA_E_LIMIT, "%s: more than %u pieces of documents; use a longer sequence or fewer documents",
-                     c->dir, UINT32_MAX - 1);
+    return sala_fail(err, SALA_E_LIMIT,
+                     "%s: more than %u pieces of documents; use a longer sequence or fewer documents", c->dir,
+                     UINT32_MAX - 1);
 }
 
 /* Takes counts of tokens from documents, in the order of the corpus. */
@@ -135,9 +136,9 @@ static sala_status sorted_pieces(sala_piece **out, uint64_t *n_pieces, uint64_t 
 /* Open bins by the space that is left in them: a queue for each space, and a set of the spaces whose queue is not
  * empty. A second level of the set, a bit for each of its words, makes the search short whatever seq_len is. */
 typedef struct open_bins {
-    uint64_t *set, *words;    /* set: bit s; words: bit w when set[w] is not zero */
-    uint32_t *head, *tail;    /* by space; NONE when the queue is empty */
-    uint32_t *next;           /* by bin */
+    uint64_t *set, *words; /* set: bit s; words: bit w when set[w] is not zero */
+    uint32_t *head, *tail; /* by space; NONE when the queue is empty */
+    uint32_t *next;        /* by bin */
     uint64_t n_set, n_words;
 } open_bins;
 

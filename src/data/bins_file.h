@@ -1,7 +1,8 @@
 /* The cache file of a packing:
  *
  *     0  SALABINS   8  version, packing (u32)   16  pieces, bins, tokens (u64)   40  key   48  sum of the body
- *    56  sum of bytes 0..55   64  pieces, as sala_piece lies in memory   then  first piece of each bin, and their number
+ *    56  sum of bytes 0..55   64  pieces, as sala_piece lies in memory   then  first piece of each bin, and their
+ * number
  */
 #ifndef SALA_DATA_BINS_FILE_H
 #define SALA_DATA_BINS_FILE_H

@@ -128,10 +128,11 @@ static sala_status load_manifest(json_t **out, const char *dir, const char *path
     size_t bytes = 0;
     const int why = sala_os_read_file(&text, &bytes, path, MAX_MANIFEST_BYTES);
     if (why == ENOENT && sala_os_is_dir(dir))
-        return sala_fail(err, SALA_E_NOT_FOUND,
-                         "%s holds no %s: no corpus was packed here, or packing did not come to its end; run 'sala data "
-                         "pack' (again)",
-                         dir, SALA_MANIFEST_NAME);
+        return sala_fail(
+            err, SALA_E_NOT_FOUND,
+            "%s holds no %s: no corpus was packed here, or packing did not come to its end; run 'sala data "
+            "pack' (again)",
+            dir, SALA_MANIFEST_NAME);
     if (why)
         return sala_fail_errno(err, why, "%s", why == ENOENT || why == ENOTDIR ? dir : path);
     json_error_t where;
@@ -143,10 +144,11 @@ static sala_status load_manifest(json_t **out, const char *dir, const char *path
     uint64_t format = 0;
     sala_status status = SALA_OK;
     if (!json_is_object(root) || !get_count(root, "format", &format))
-        status = bad_manifest(path, err, "no JSON object with the key \"format\"; expected what 'sala data pack' writes");
+        status =
+            bad_manifest(path, err, "no JSON object with the key \"format\"; expected what 'sala data pack' writes");
     else if (format != FORMAT)
-        status = sala_fail(err, SALA_E_UNSUPPORTED, "%s: format %" PRIu64 "; this program reads format %d", path, format,
-                           FORMAT);
+        status = sala_fail(err, SALA_E_UNSUPPORTED, "%s: format %" PRIu64 "; this program reads format %d", path,
+                           format, FORMAT);
     if (status != SALA_OK) {
         json_decref(root);
         return status;

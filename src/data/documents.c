@@ -93,7 +93,9 @@ static sala_status refuse_foreign(const sala_cutter *c, sala_error *err)
         size_t bytes;
         const char *what, *hint;
     } kinds[] = {
-        {"\xFD" "7zXZ", 5, "xz-compressed data", "unpack it first: xz -dc FILE | sala data pack - ..."},
+        {"\xFD"
+         "7zXZ",
+         5, "xz-compressed data", "unpack it first: xz -dc FILE | sala data pack - ..."},
         {"BZh", 3, "bzip2-compressed data", "unpack it first: bzip2 -dc FILE | sala data pack - ..."},
         {"PK\x03\x04", 4, "a zip archive", "unpack it first"},
         {"PAR1", 4, "a Parquet file", "convert it to JSONL first"},
@@ -105,8 +107,8 @@ static sala_status refuse_foreign(const sala_cutter *c, sala_error *err)
     };
     for (size_t i = 0; i < SALA_ARRAY_LEN(kinds); i++)
         if (begins(c, kinds[i].magic, kinds[i].bytes))
-            return sala_fail_at(err, SALA_E_UNSUPPORTED, 0, "%s: this is %s; %s", sala_inflow_path(c->in), kinds[i].what,
-                                kinds[i].hint);
+            return sala_fail_at(err, SALA_E_UNSUPPORTED, 0, "%s: this is %s; %s", sala_inflow_path(c->in),
+                                kinds[i].what, kinds[i].hint);
     return SALA_OK;
 }
 

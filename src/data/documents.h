@@ -1,5 +1,5 @@
-/* Cuts input files into documents. A record is the raw bytes of one: text as it lies in the file, or a line of JSON that
- * somebody else takes apart (that takes time, and workers have more of it than the one reader). */
+/* Cuts input files into documents. A record is the raw bytes of one: text as it lies in the file, or a line of JSON
+ * that somebody else takes apart (that takes time, and workers have more of it than the one reader). */
 #ifndef SALA_DATA_DOCUMENTS_H
 #define SALA_DATA_DOCUMENTS_H
 

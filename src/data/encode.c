@@ -202,9 +202,15 @@ static const char *usual_role(const char *from)
     static const struct {
         const char *theirs, *ours;
     } roles[] = {
-        {"human", "user"},       {"gpt", "assistant"},         {"chatgpt", "assistant"}, {"bing", "assistant"},
-        {"bard", "assistant"},   {"observation", "tool"},      {"function_response", "tool"},
-        {"bot", "assistant"},    {"function_call", "assistant"},
+        {"human", "user"},
+        {"gpt", "assistant"},
+        {"chatgpt", "assistant"},
+        {"bing", "assistant"},
+        {"bard", "assistant"},
+        {"observation", "tool"},
+        {"function_response", "tool"},
+        {"bot", "assistant"},
+        {"function_call", "assistant"},
     };
     for (size_t i = 0; i < SALA_ARRAY_LEN(roles); i++)
         if (strcmp(from, roles[i].theirs) == 0)

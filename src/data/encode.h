@@ -32,11 +32,12 @@ typedef struct sala_encoded {
     sala_encoded_doc *docs;
     size_t n_docs, docs_cap;
     uint64_t empty, cut, invalid_utf8, unknown, text_bytes; /* counts; invalid_utf8: documents with any */
-    sala_buf mended; /* scratch */
+    sala_buf mended;                                        /* scratch */
 } sala_encoded;
 
-/* Appends the documents of one record, none if it is blank. A record that cannot be read is SALA_E_CORRUPT, E_INVALID or
- * E_TEMPLATE, says what is wrong but not where, and leaves *e as it was; any other error is no fault of the record. */
+/* Appends the documents of one record, none if it is blank. A record that cannot be read is SALA_E_CORRUPT, E_INVALID
+ * or E_TEMPLATE, says what is wrong but not where, and leaves *e as it was; any other error is no fault of the record.
+ */
 sala_status sala_encode_record(sala_encoded *e, const sala_encode_params *p, const char *bytes, const sala_record *r,
                                sala_error *err);
 void sala_encoded_clear(sala_encoded *e); /* keeps the memory */

@@ -21,10 +21,10 @@ struct sala_inflow {
     FILE *file;              /* NULL when the bytes are the caller's */
     const uint8_t *borrowed; /* what is left of them */
     size_t n_borrowed;
-    uint64_t consumed;       /* bytes taken out of the file into `in` */
-    bool ended;              /* the file has no more */
-    bool inside;             /* of a gzip member or a zstd frame */
-    bool padded;             /* zeros have begun behind the last gzip member */
+    uint64_t consumed; /* bytes taken out of the file into `in` */
+    bool ended;        /* the file has no more */
+    bool inside;       /* of a gzip member or a zstd frame */
+    bool padded;       /* zeros have begun behind the last gzip member */
     z_stream z;
     bool has_z;
     ZSTD_DStream *zstd;

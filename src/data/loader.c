@@ -16,8 +16,8 @@ typedef struct step {
     int32_t *tokens, *labels;          /* [n_seqs * seq_len] of this rank */
     int32_t *doc_start, *doc_position; /* room for the most documents that there can be */
     sala_batch *batches;
-    int64_t supervised;        /* of all ranks */
-    sala_loader_state behind;  /* the state once this step is done */
+    int64_t supervised;       /* of all ranks */
+    sala_loader_state behind; /* the state once this step is done */
     sala_status status;
     sala_error err;
     bool ready;
@@ -36,8 +36,8 @@ struct sala_loader {
     bool started, quit;
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    int wanted;                 /* which step the thread is to fill, or -1; it clears this when done */
-    sala_loader_state reading;  /* what the thread goes on from; its own while `wanted` is set */
+    int wanted;                /* which step the thread is to fill, or -1; it clears this when done */
+    sala_loader_state reading; /* what the thread goes on from; its own while `wanted` is set */
 };
 
 /* ---- which sequences ---- */
@@ -99,8 +99,7 @@ static sala_status count_supervised(const sala_loader_params *p, const sala_mix_
         uint64_t first, some;
         int64_t n, at_row;
         labelled(p, s, &pieces[i], row, &first, &n, &at_row);
-        const sala_status status =
-            sala_shard_supervised(s->corpus->shards[pieces[i].shard], first, n, &some, err);
+        const sala_status status = sala_shard_supervised(s->corpus->shards[pieces[i].shard], first, n, &some, err);
         if (status != SALA_OK)
             return status;
         *supervised += (int64_t)some;
@@ -153,7 +152,8 @@ static sala_status read_sequence(const sala_loader_params *p, const sala_mix_sou
 
 /* ---- a step ---- */
 
-/* Documents of a sequence: pieces of best-fit packing have two tokens or more, but those of a stream one; and padding. */
+/* Documents of a sequence: pieces of best-fit packing have two tokens or more, but those of a stream one; and padding.
+ */
 static int64_t most_docs(const sala_loader_params *p)
 {
     return p->mask_documents ? p->seq_len + 1 : 1;
@@ -261,7 +261,8 @@ static sala_status check_params(const sala_loader_params *p, sala_error *err)
 /* Elements of the four arrays of a step, or 0 when there are too many. */
 static uint64_t step_elements(const sala_loader_params *p, int64_t n_seqs, uint64_t *rows, uint64_t *docs)
 {
-    const uint64_t n_batches = ((uint64_t)n_seqs + (uint64_t)p->sequences_per_pass - 1) / (uint64_t)p->sequences_per_pass;
+    const uint64_t n_batches =
+        ((uint64_t)n_seqs + (uint64_t)p->sequences_per_pass - 1) / (uint64_t)p->sequences_per_pass;
     if (!sala_mul_size(rows, (uint64_t)n_seqs, (uint64_t)p->seq_len) || *rows > (uint64_t)1 << 40)
         return 0;
     *docs = (uint64_t)n_seqs * (uint64_t)most_docs(p) + n_batches;

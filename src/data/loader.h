@@ -13,7 +13,7 @@ typedef struct sala_mix_source {
     double weight; /* of tokens; normalised */
 } sala_mix_source;
 
-typedef struct sala_loader_state { /* written into saves as it is, little endian */
+typedef struct sala_loader_state {    /* written into saves as it is, little endian */
     uint64_t sequences;               /* drawn so far in this stage */
     uint64_t drawn[SALA_MAX_SOURCES]; /* per source; epoch = drawn / count, place = drawn % count */
     uint64_t stage, seed;             /* both choose the order; a new stage begins with the counters at 0 */
@@ -34,7 +34,8 @@ typedef struct sala_loader_params {
     int n_sources;
     int64_t seq_len, sequences_per_step, sequences_per_pass; /* of all ranks; of one micro-batch of this rank */
     int rank, n_ranks;
-    bool mask_documents; /* false: a sequence is one document, and a document's last token predicts the next one's first */
+    bool mask_documents; /* false: a sequence is one document, and a document's last token predicts the next one's first
+                          */
     bool keep_positions; /* a piece of a cut document begins at its place in the document, not at 0 */
 } sala_loader_params;
 

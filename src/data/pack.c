@@ -2,9 +2,10 @@
  *
  *     reader --FULL--> workers --DONE--> writer --FREE--> reader
  *
- * Batches go round in a ring; batch number i uses slot i % n_slots, is taken in order of numbers and written in order of
- * numbers, so that shards do not depend on who was faster. One lock guards the states of all slots; whoever has a slot
- * in the state that is his owns its contents. The first failure, in order of the input, is the one that is told. */
+ * Batches go round in a ring; batch number i uses slot i % n_slots, is taken in order of numbers and written in order
+ * of numbers, so that shards do not depend on who was faster. One lock guards the states of all slots; whoever has a
+ * slot in the state that is his owns its contents. The first failure, in order of the input, is the one that is told.
+ */
 #include "data/pack.h"
 
 #include "data/inputs.h"
@@ -101,7 +102,7 @@ static void hand_over(packing *p, slot *s)
 
 typedef struct reader {
     packing *p;
-    slot *s; /* being filled */
+    slot *s;               /* being filled */
     uint64_t bytes_before; /* of the files that are done */
 } reader;
 
@@ -292,8 +293,8 @@ static sala_status write_doc(packing *p, const sala_encoded *e, const sala_encod
         p->last_on_validation = (double)doc->hash < p->params->validation * 18446744073709551616.0;
     side *d = p->last_on_validation ? &p->validation : &p->train;
     if (doc->count > UINT32_MAX)
-        return sala_fail(err, SALA_E_LIMIT, "a document of %zu tokens; cut documents into at most %u tokens", doc->count,
-                         UINT32_MAX);
+        return sala_fail(err, SALA_E_LIMIT, "a document of %zu tokens; cut documents into at most %u tokens",
+                         doc->count, UINT32_MAX);
     sala_status status = SALA_OK;
     if (d->writer && sala_shard_writer_tokens(d->writer) + doc->count > p->shard_tokens)
         status = end_shard(d, err);
@@ -567,7 +568,9 @@ static sala_status write_manifests(packing *p, sala_error *err)
     const char *hint = p->params->tokenizer_hint;
     sala_manifest m = {.vocab = p->shard.vocab,
                        .tokenizer_id = p->shard.tokenizer_id,
-                       .tokenizer = hint ? hint : p->params->tokenizer ? NULL : "bytes",
+                       .tokenizer = hint                   ? hint
+                                    : p->params->tokenizer ? NULL
+                                                           : "bytes",
                        .sources = (const char *const *)p->inputs.paths,
                        .n_sources = p->inputs.n,
                        .shards = p->validation.shards,

@@ -22,7 +22,7 @@ typedef struct sala_pack_params {
     bool add_bos, add_eos;  /* BOS is also added where the tokenizer does so by itself */
     uint64_t shard_tokens;  /* 0: 128 Mi; a document is never cut between shards */
     uint64_t max_doc_bytes; /* 0: 16 MiB; longer ones are cut and counted */
-    double validation;      /* share of documents, by hash of the content: the same document is always on the same side */
+    double validation; /* share of documents, by hash of the content: the same document is always on the same side */
     uint64_t seed;
     int n_threads;   /* < 1: one per core */
     bool keep_going; /* damaged records are skipped and counted; otherwise the first one ends the work */

@@ -80,8 +80,8 @@ typedef struct sala_corpus {
     uint64_t manifest_sum; /* of what the shards say, not of where they lie: the identity of the data */
     char **sources;        /* the files that were packed */
     int n_sources;
-    char *tokenizer;      /* where the tokenizer lay when this was packed, "bytes", or NULL */
-    char *validation_dir; /* the other side of the split, or NULL */
+    char *tokenizer;        /* where the tokenizer lay when this was packed, "bytes", or NULL */
+    char *validation_dir;   /* the other side of the split, or NULL */
     double bytes_per_token; /* of the text that was packed; 0: not known */
 } sala_corpus;
 

@@ -32,8 +32,8 @@ static uint64_t load_u64(const uint8_t *p)
 
 static sala_status corrupt(const sala_shard *s, sala_error *err, uint64_t at, const char *what)
 {
-    return sala_fail_at(err, SALA_E_CORRUPT, (int64_t)at, "%s: %s; pack this shard again, or remove it from manifest.json",
-                        s->path, what);
+    return sala_fail_at(err, SALA_E_CORRUPT, (int64_t)at,
+                        "%s: %s; pack this shard again, or remove it from manifest.json", s->path, what);
 }
 
 /* ---- opening ---- */
@@ -85,8 +85,10 @@ static sala_status check_header(sala_shard *s, size_t bytes, sala_error *err)
     sala_shard_put_header(again, &s->layout, s->vocab, s->tokenizer_id, s->content_sum);
     for (uint64_t i = 0; i < SALA_SHARD_HEADER_BYTES; i++)
         if (again[i] != s->data[i]) {
-            snprintf(what, sizeof what, "header: the places at byte %" PRIu64 " do not follow from %" PRIu64
-                     " documents and %" PRIu64 " tokens", i, n_docs, n_tokens);
+            snprintf(what, sizeof what,
+                     "header: the places at byte %" PRIu64 " do not follow from %" PRIu64 " documents and %" PRIu64
+                     " tokens",
+                     i, n_docs, n_tokens);
             return corrupt(s, err, i, what);
         }
     if (s->layout.file_bytes != bytes)
@@ -298,8 +300,8 @@ static sala_status check_page(const sala_shard *s, bool of_mask, uint64_t page, 
     if (stored != found) {
         char what[200];
         snprintf(what, sizeof what,
-                 "page %" PRIu64 " of %s (bytes %" PRIu64 "..%" PRIu64 "): checksum %016" PRIx64
-                 " stored, %016" PRIx64 " found",
+                 "page %" PRIu64 " of %s (bytes %" PRIu64 "..%" PRIu64 "): checksum %016" PRIx64 " stored, %016" PRIx64
+                 " found",
                  page, of_mask ? "the mask" : "tokens", place, place + n - 1, stored, found);
         return corrupt(s, err, place, what);
     }
@@ -315,8 +317,9 @@ static sala_status check_page(const sala_shard *s, bool of_mask, uint64_t page, 
 static sala_status check_range(const sala_shard *s, uint64_t at, int64_t n, sala_error *err)
 {
     if (n < 0 || at > s->layout.n_tokens || (uint64_t)n > s->layout.n_tokens - at)
-        return sala_fail(err, SALA_E_INVALID, "%s: %" PRId64 " tokens from %" PRIu64 " on were asked for; it has %" PRIu64,
-                         s->path, n, at, s->layout.n_tokens);
+        return sala_fail(err, SALA_E_INVALID,
+                         "%s: %" PRId64 " tokens from %" PRIu64 " on were asked for; it has %" PRIu64, s->path, n, at,
+                         s->layout.n_tokens);
     return SALA_OK;
 }
 

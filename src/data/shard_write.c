@@ -59,8 +59,8 @@ void sala_shard_put_header(uint8_t out[SALA_SHARD_HEADER_BYTES], const sala_shar
                            uint64_t tokenizer_id, uint64_t content_sum)
 {
     const uint32_t first[] = {SALA_SHARD_VERSION, l->flags, l->token_bytes, vocab};
-    const uint64_t wide[] = {tokenizer_id, l->n_docs, l->n_tokens, l->tokens_at,
-                             l->mask_at,   l->index_at, l->sums_at, l->file_bytes};
+    const uint64_t wide[] = {tokenizer_id, l->n_docs,   l->n_tokens, l->tokens_at,
+                             l->mask_at,   l->index_at, l->sums_at,  l->file_bytes};
     const uint32_t pages[] = {l->token_pages, l->mask_pages};
     memset(out, 0, SALA_SHARD_HEADER_BYTES);
     memcpy(out, SALA_SHARD_MAGIC, 8);
@@ -133,8 +133,8 @@ static sala_status check_ids(const sala_shard_writer *w, const int32_t *tokens, 
 {
     for (int64_t i = 0; i < n; i++)
         if (tokens[i] < 0 || (uint32_t)tokens[i] >= w->params.vocab)
-            return sala_fail(err, SALA_E_INVALID, "%s: token %lld of a document is id %d; ids are from 0 to %u", w->path,
-                             (long long)i, tokens[i], w->params.vocab - 1);
+            return sala_fail(err, SALA_E_INVALID, "%s: token %lld of a document is id %d; ids are from 0 to %u",
+                             w->path, (long long)i, tokens[i], w->params.vocab - 1);
     return SALA_OK;
 }
 

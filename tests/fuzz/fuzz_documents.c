@@ -16,8 +16,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                .split_bytes = data[0] & 8 ? 10 : 0,
                                .max_doc_bytes = (uint64_t)data[1] + 1,
                                .max_json_line = 1 << 16};
-    const sala_encode_params e = {.text_key = "text", .bos = SALA_BYTES_BOS, .eos = SALA_BYTES_EOS,
-                                  .max_doc_bytes = p.max_doc_bytes};
+    const sala_encode_params e = {
+        .text_key = "text", .bos = SALA_BYTES_BOS, .eos = SALA_BYTES_EOS, .max_doc_bytes = p.max_doc_bytes};
     sala_cutter *c;
     if (sala_cutter_open_bytes(&c, "input", data + 2, size - 2, &p, NULL) != SALA_OK)
         return 0;

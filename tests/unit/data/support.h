@@ -59,12 +59,8 @@ static inline void test_corpus(const char *dir, const uint32_t *lengths, int n, 
         }
     }
     const char *const sources[] = {"made by a test"};
-    const sala_manifest m = {.vocab = vocab,
-                             .tokenizer_id = 7,
-                             .sources = sources,
-                             .n_sources = 1,
-                             .shards = shards,
-                             .n_shards = n_shards};
+    const sala_manifest m = {
+        .vocab = vocab, .tokenizer_id = 7, .sources = sources, .n_sources = 1, .shards = shards, .n_shards = n_shards};
     assert_ok(sala_manifest_write(dir, &m, &err));
 }
 

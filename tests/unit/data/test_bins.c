@@ -183,8 +183,7 @@ static void test_cache(void **state)
     assert_ok(sala_corpus_open(&c, dir, &err));
     for (int packing = 0; packing < 2; packing++) {
         const sala_packing kind = packing ? SALA_PACK_STREAM : SALA_PACK_BEST_FIT;
-        snprintf(file, sizeof file, "%s/bins-%016llx.sbi", cache,
-                 (unsigned long long)sala_bins_key(&c, 50, kind));
+        snprintf(file, sizeof file, "%s/bins-%016llx.sbi", cache, (unsigned long long)sala_bins_key(&c, 50, kind));
         assert_ok(sala_bins_open(&a, &c, 50, kind, cache, &err));
         size_t bytes;
         uint8_t *data = test_read_file(file, &bytes);
@@ -244,7 +243,7 @@ static void test_nothing_to_learn(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_permutation), cmocka_unit_test(test_best_fit), cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_permutation), cmocka_unit_test(test_best_fit),         cmocka_unit_test(test_stream),
         cmocka_unit_test(test_cache),       cmocka_unit_test(test_nothing_to_learn),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

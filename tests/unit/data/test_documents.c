@@ -208,12 +208,18 @@ static void test_text(void **state)
     check_cut("a", "12345\n789\n", small, "1[12345\n]>2<[789\n]");
     check_cut("a", "1\n3456789abcdef", small, "1[1\n345678]>2<[9abcdef]");
     check_cut("a", "12345678", small, "1[12345678]");
-    check_cut("a", "1234567\xC3\xA4" "9", small, "1[1234567]>1<[\xC3\xA4" "9]");
+    check_cut("a",
+              "1234567\xC3\xA4"
+              "9",
+              small,
+              "1[1234567]>1<[\xC3\xA4"
+              "9]");
     check_cut("a", "123456\xE2\x82\xAC", small, "1[123456]>1<[\xE2\x82\xAC]");
     check_cut("a", "\xF0\x9F\x98\x80\xF0\x9F\x98\x80\xF0\x9F\x98\x80", small,
               "1[\xF0\x9F\x98\x80\xF0\x9F\x98\x80]>1<[\xF0\x9F\x98\x80]");
     /* Bytes that are no characters do not stop it. */
-    check_cut("a", "\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80", small, "1[\x80\x80\x80\x80\x80\x80\x80\x80]>1<[\x80\x80]");
+    check_cut("a", "\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80", small,
+              "1[\x80\x80\x80\x80\x80\x80\x80\x80]>1<[\x80\x80]");
     check_cut("a", "\xF0\x9F\x98\x80!", (sala_cut_params){.format = SALA_DOC_TEXT, .max_doc_bytes = 1},
               "1[\xF0\x9F\x98\x80]>1<[!]");
 }
@@ -247,8 +253,14 @@ static void test_kinds(void **state)
         size_t bytes;
         const char *fragment;
     } foreign[] = {
-        {"\xFD" "7zXZ\0", 6, "xz -dc"},  {"PK\x03\x04", 4, "zip archive"}, {"PAR1", 4, "Parquet"},
-        {"GGUFxxxx", 8, "GGUF model"},   {"%PDF-1.7", 8, "pdftotext"},      {"\xFF\xFEh\0", 4, "UTF-16"},
+        {"\xFD"
+         "7zXZ\0",
+         6, "xz -dc"},
+        {"PK\x03\x04", 4, "zip archive"},
+        {"PAR1", 4, "Parquet"},
+        {"GGUFxxxx", 8, "GGUF model"},
+        {"%PDF-1.7", 8, "pdftotext"},
+        {"\xFF\xFEh\0", 4, "UTF-16"},
         {"SALATOKS", 8, "token shard"},
     };
     for (size_t i = 0; i < SALA_ARRAY_LEN(foreign); i++) {
@@ -317,8 +329,9 @@ static void test_characters(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_archives), cmocka_unit_test(test_damaged_archives), cmocka_unit_test(test_text),
-        cmocka_unit_test(test_lines),    cmocka_unit_test(test_kinds),            cmocka_unit_test(test_long_lines),
+        cmocka_unit_test(test_archives),   cmocka_unit_test(test_damaged_archives),
+        cmocka_unit_test(test_text),       cmocka_unit_test(test_lines),
+        cmocka_unit_test(test_kinds),      cmocka_unit_test(test_long_lines),
         cmocka_unit_test(test_characters),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -345,8 +345,13 @@ static void test_damage(void **state)
     sala_mix_source s = {.corpus = &c, .weight = 1};
     assert_ok(sala_corpus_open(&c, dir, &err));
     assert_ok(sala_bins_open(&s.bins, &c, 64, SALA_PACK_BEST_FIT, NULL, &err));
-    const sala_loader_params p = {.sources = &s, .n_sources = 1, .seq_len = 64, .sequences_per_step = 1,
-                                  .sequences_per_pass = 1, .n_ranks = 1, .mask_documents = true};
+    const sala_loader_params p = {.sources = &s,
+                                  .n_sources = 1,
+                                  .seq_len = 64,
+                                  .sequences_per_step = 1,
+                                  .sequences_per_pass = 1,
+                                  .n_ranks = 1,
+                                  .mask_documents = true};
     sala_loader *l;
     const sala_batch *b;
     int n;

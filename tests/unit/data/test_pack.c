@@ -129,8 +129,9 @@ static void test_bad_records(void **state)
     } cases[] = {
         {"{\"text\":\"x\"", "bad.jsonl:2: byte 11 of the line: "},
         {"{\"text\":3}", "bad.jsonl:2: the value of \"text\" is not a string"},
-        {"{\"txt\":\"\",\"id\":1}", "bad.jsonl:2: no key \"text\", \"messages\" or \"conversations\"; there are: \"txt\", "
-                                   "\"id\" (--text-key names another one)"},
+        {"{\"txt\":\"\",\"id\":1}",
+         "bad.jsonl:2: no key \"text\", \"messages\" or \"conversations\"; there are: \"txt\", "
+         "\"id\" (--text-key names another one)"},
         {"[1]", "bad.jsonl:2: not a JSON object"},
         {"nonsense", "bad.jsonl:2: byte"},
         {"{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", "without a chat template"},
@@ -159,8 +160,7 @@ static void test_bad_records(void **state)
     put("empty.txt", "");
     assert_refused(pack("none", "empty.txt", (sala_pack_params){0}, &stats, &err), SALA_E_INVALID,
                    "there is no document in what was read (1 empty, 0 skipped)");
-    assert_refused(pack("none", "no-such-file", (sala_pack_params){0}, &stats, &err), SALA_E_NOT_FOUND,
-                   "no-such-file");
+    assert_refused(pack("none", "no-such-file", (sala_pack_params){0}, &stats, &err), SALA_E_NOT_FOUND, "no-such-file");
     assert_refused(pack("none", "empty.txt", (sala_pack_params){.validation = 1}, &stats, &err), SALA_E_INVALID,
                    "validation share is 1");
 }
@@ -247,7 +247,8 @@ static void test_huge_document(void **state)
                    (sala_pack_params){.add_eos = true, .add_bos = true, .max_doc_bytes = 1000000, .validation = 0.5},
                    &stats, &err) == SALA_OK
                   ? SALA_OK
-                  : err.code == SALA_E_INVALID && strstr(err.message, "validation side") ? SALA_OK : SALA_E_IO);
+              : err.code == SALA_E_INVALID && strstr(err.message, "validation side") ? SALA_OK
+                                                                                     : SALA_E_IO);
     assert_ok(pack("huge-cut", "huge.txt",
                    (sala_pack_params){.add_eos = true, .add_bos = true, .max_doc_bytes = 1000000, .replace = true},
                    &stats, &err));
@@ -275,8 +276,8 @@ static void test_huge_document(void **state)
     sala_buf_add_str(&json, "\"}\n");
     put("huge.jsonl", json.data);
     sala_buf_free(&json);
-    assert_ok(pack("huge-json", "huge.jsonl", (sala_pack_params){.add_eos = true, .max_doc_bytes = 4000000}, &stats,
-                   &err));
+    assert_ok(
+        pack("huge-json", "huge.jsonl", (sala_pack_params){.add_eos = true, .max_doc_bytes = 4000000}, &stats, &err));
     assert_int_equal(stats.docs, 3);
     assert_int_equal(stats.tokens, n + 1);
     assert_int_equal(stats.cut_docs, 2);
@@ -332,14 +333,14 @@ static void test_full_disk(void **state)
         sala_pack_stats stats;
         if (setrlimit(RLIMIT_FSIZE, &limit) != 0)
             _exit(77);
-        const sala_status status = pack("full", "many.txt",
-                                        (sala_pack_params){.format = SALA_DOC_LINES, .shard_tokens = 50000}, &stats,
-                                        &err);
+        const sala_status status =
+            pack("full", "many.txt", (sala_pack_params){.format = SALA_DOC_LINES, .shard_tokens = 50000}, &stats, &err);
         if (status != SALA_OK)
             _exit(2); /* small shards fit */
-        const sala_status second = pack("fuller", "many.txt", (sala_pack_params){.format = SALA_DOC_LINES}, &stats, &err);
+        const sala_status second =
+            pack("fuller", "many.txt", (sala_pack_params){.format = SALA_DOC_LINES}, &stats, &err);
         _exit(second == SALA_E_IO && strstr(err.message, "shard-00000.sts: could not be written: File too large") ? 0
-                                                                                                                    : 3);
+                                                                                                                  : 3);
     }
     int rc = 0;
     assert_int_equal(waitpid(child, &rc, 0), child);
@@ -374,8 +375,9 @@ static void test_directories(void **state)
     free(tree);
 }
 
-/* The word "bytes" and a byte-level tokenizer.json of bytes are the same vocabulary. The spelling is made here as GPT-2's
- * table is described: printable characters of Latin-1 stand for themselves, the others follow from U+0100 on. */
+/* The word "bytes" and a byte-level tokenizer.json of bytes are the same vocabulary. The spelling is made here as
+ * GPT-2's table is described: printable characters of Latin-1 stand for themselves, the others follow from U+0100 on.
+ */
 static void test_identity_of_bytes(void **state)
 {
     (void)state;
@@ -410,9 +412,15 @@ static void test_identity_of_bytes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_text),          cmocka_unit_test(test_json),        cmocka_unit_test(test_bad_records),
-        cmocka_unit_test(test_threads_and_shards), cmocka_unit_test(test_huge_document), cmocka_unit_test(test_stops),
-        cmocka_unit_test(test_full_disk),     cmocka_unit_test(test_directories), cmocka_unit_test(test_identity_of_bytes),
+        cmocka_unit_test(test_text),
+        cmocka_unit_test(test_json),
+        cmocka_unit_test(test_bad_records),
+        cmocka_unit_test(test_threads_and_shards),
+        cmocka_unit_test(test_huge_document),
+        cmocka_unit_test(test_stops),
+        cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_directories),
+        cmocka_unit_test(test_identity_of_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

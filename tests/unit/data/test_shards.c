@@ -304,9 +304,9 @@ static void test_bad_manifests(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),     cmocka_unit_test(test_every_damage_is_noticed),
-        cmocka_unit_test(test_words),          cmocka_unit_test(test_writer_refuses),
-        cmocka_unit_test(test_corpora),        cmocka_unit_test(test_bad_manifests),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_every_damage_is_noticed),
+        cmocka_unit_test(test_words),      cmocka_unit_test(test_writer_refuses),
+        cmocka_unit_test(test_corpora),    cmocka_unit_test(test_bad_manifests),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
