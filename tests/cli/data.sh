@@ -2,28 +2,28 @@
 . "$(dirname "$0")/common.bash"
 
 printf 'one\n---\ntwo\n---\n---\n' >a.txt
-expect 0 "$SALA" data pack a.txt --separator --- --tokenizer bytes -o out --json
+expect 0 "$SALA" data pack a.txt --separator --- --tokenizer bytes -o words --json
 json out 'j["documents"] == 2 and j["tokens"] == 10 and j["empty_documents"] == 1'
-expect 0 "$SALA" data stats out --json --seq-len 8 --check
+expect 0 "$SALA" data stats words --json --seq-len 8 --check
 json out 'j["documents"] == 2 and j["tokens"] == 10 and j["sources"][0]["path"] == "a.txt" and j["packing"]["sequences"] == 2'
-expect 0 "$SALA" data show out 1
+expect 0 "$SALA" data show words 1
 has out "two"
 has err "document 1 of 2"
-expect 0 "$SALA" data show out 0 --json
+expect 0 "$SALA" data show words 0 --json
 json out 'j["text"] == "one\n</s>" and j["tokens"][-1] == 257 and j["mask"] == [1] * 5'
-expect 1 "$SALA" data show out 2
+expect 1 "$SALA" data show words 2
 has err "they go from 0 to 1"
-expect 1 "$SALA" data pack a.txt --tokenizer bytes -o out
+expect 1 "$SALA" data pack a.txt --tokenizer bytes -o words
 has err "--force"
-expect 0 "$SALA" data pack a.txt --tokenizer bytes -o out --force -q
+expect 0 "$SALA" data pack a.txt --tokenizer bytes -o words --force -q
 empty err
 
 # Compressed input, standard input, a model's own tokenizer.
 gzip -k a.txt
 expect 0 "$SALA" data pack a.txt.gz --separator --- --tokenizer bytes -o gz -q
-feed 0 'x\ny\n' "$SALA" data pack - --format lines --tokenizer bytes -o lines --json
+feed 0 'x\ny\n' "$SALA" data pack - --format lines --tokenizer bytes -o rows --json
 json out 'j["documents"] == 2'
-make_model "$model" llama
+make_model "$model" llama-tied
 expect 0 "$SALA" data pack a.txt --tokenizer "$model" --no-eos -o tokens -q
 expect 0 "$SALA" data show tokens
 has out "one"
