@@ -64,8 +64,8 @@ static void compare_logits(const tiny_model *m)
         fail_msg("%s", err.message);
     tiny_run_stop(&r);
 
-    sala_backend *be;
-    sala_net *net;
+    sala_backend *be = NULL;
+    sala_net *net = NULL;
     sala_checkpoint files;
     sala_timeline line = {0}, *lines[] = {&line};
     sala_net_row rows[N];
