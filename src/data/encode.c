@@ -407,7 +407,8 @@ sala_status sala_encode_record(sala_encoded *e, const sala_encode_params *p, con
 {
     if (r->too_long)
         return sala_fail(err, SALA_E_CORRUPT, "the line is longer than a record may be");
+    const char *text = bytes ? bytes + r->at : ""; /* an empty buffer has no bytes at all */
     if (r->is_json)
-        return add_json(e, p, bytes + r->at, r->bytes, err);
-    return add_text(e, p, bytes + r->at, r->bytes, r->continues, r->goes_on, err);
+        return add_json(e, p, text, r->bytes, err);
+    return add_text(e, p, text, r->bytes, r->continues, r->goes_on, err);
 }
