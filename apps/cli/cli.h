@@ -30,7 +30,7 @@ enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_MISUSED = 2 };
     X(read, "DOCUMENT", 1, 1, "read a document into a session, once for many questions")                               \
     X(ask, "SESSION [QUESTION]", 1, 2, "answer questions about what was read")                                         \
     X(train, "RUN.yaml|plot|export|inspect [PATH...]", 0, 64, "train a model as a config file says")                   \
-    X(data, "pack|stats|show ARGUMENT...", 1, 65536, "text to token shards, which training reads")                       \
+    X(data, "pack|stats|show ARGUMENT...", 1, 65536, "text to token shards, which training reads")                     \
     X(pull, "NAME", 0, 1, "bring a model of the catalogue into the cache")                                             \
     X(list, "", 0, 0, "models that are on this machine or can be pulled")                                              \
     X(rm, "NAME...", 1, 64, "remove models from the cache")                                                            \

@@ -111,7 +111,8 @@ static const cli_page pages[CLI_N_VERBS] = {
          "checkpoints/, and at the end model/ for transformers and model.gguf for 'sala run' and llama.cpp.\n\n"
          "'sala train plot' draws the losses of runs, 'sala train export' writes model/ and model.gguf from the newest "
          "save (or the one that is named) of a run that goes on, 'sala train inspect' tells what a directory holds.",
-         {"sala train examples/train/tiny.yaml --out tiny", "sala train run.yaml --out big --set optimizer.lr=0.02 --dry-run",
+         {"sala train examples/train/tiny.yaml --out tiny",
+          "sala train run.yaml --out big --set optimizer.lr=0.02 --dry-run",
           "mpirun -n 4 sala train run.yaml --out big", "sala train plot tiny big -o loss.svg --smooth 20",
           "sala train export tiny --type q4_0", "sala train --keys"}},
     [CLI_V_data] =

@@ -153,8 +153,8 @@ typedef struct sala_backend_limits {
     /* Asked for by devices that train; others leave them alone. */
     int lightning_heads, lightning_kv_heads;
     int block_size, row_stride; /* of sparse layers: tokens of a block, distance of compressed keys; 0: 64, 16 */
-    int64_t vocab; /* rows of the head that losses come from; 0: none */
-    int n_seqs;    /* sequences of a batch; 0: as many as rows */
+    int64_t vocab;              /* rows of the head that losses come from; 0: none */
+    int n_seqs;                 /* sequences of a batch; 0: as many as rows */
 } sala_backend_limits;
 
 typedef struct sala_backend_ops {

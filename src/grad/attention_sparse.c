@@ -109,7 +109,7 @@ typedef struct chunk {
     int64_t row0; /* within the sequence */
     int n_rows;
     int64_t n_blocks, most_blocks; /* up to that of the last row; there is room for */
-    int32_t *begin;   /* [n_blocks + 1]: rows of block b are rows[begin[b] .. begin[b + 1]) */
+    int32_t *begin;                /* [n_blocks + 1]: rows of block b are rows[begin[b] .. begin[b + 1]) */
     uint16_t *rows;
     uint16_t *all; /* rows that see everything */
     int n_all;

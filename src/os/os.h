@@ -49,8 +49,8 @@ int sala_os_list_dir(const char *path, bool (*fn)(void *user, const char *name),
 /* ---- directories of a run ---- */
 
 int sala_os_rename(const char *from, const char *to);
-int sala_os_sync_dir(const char *path);    /* names in it are on the medium when this returns */
-int sala_os_remove_tree(const char *path); /* 0 too when there is none; links are removed, not followed */
+int sala_os_sync_dir(const char *path);       /* names in it are on the medium when this returns */
+int sala_os_remove_tree(const char *path);    /* 0 too when there is none; links are removed, not followed */
 uint64_t sala_os_disk_free(const char *path); /* bytes that this user may still write there; UINT64_MAX: unknown */
 
 /* ---- who this process is ---- */
