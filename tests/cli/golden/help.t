@@ -19,6 +19,7 @@ Short help fits a screen; complete help has defaults and examples.
     random       a model of random weights in a given shape
     read         read a document into a session, once for many questions
     ask          answer questions about what was read
+    train        train a model as a config file says
     data         text to token shards, which training reads
     pull         bring a model of the catalogue into the cache
     list         models that are on this machine or can be pulled
@@ -350,7 +351,7 @@ Short help fits a screen; complete help has defaults and examples.
 The manual page and the completion come from the same tables.
 
   $ sala help --man | grep -c '^\.SH "SALA '
-  21
+  23
   $ sala help --man | grep -A1 'top\\-k'
   Sampling goes in the order: logit bias, penalties, top\-k, typical, top\-p, min\-p, temperature, draw. Defaults are those that come with the model (generation_config.json or the GGUF\(aqs general.sampling keys).
   .TP

@@ -19,6 +19,8 @@ Misuse names the option, the value and what is allowed, and exits with 2.
     random       a model of random weights in a given shape
     read         read a document into a session, once for many questions
     ask          answer questions about what was read
+    train        train a model as a config file says
+    data         text to token shards, which training reads
     pull         bring a model of the catalogue into the cache
     list         models that are on this machine or can be pulled
     rm           remove models from the cache
