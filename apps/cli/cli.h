@@ -119,7 +119,7 @@ struct cli_options {
     bool append, keep, show_text;
 
     cli_list sets;
-    const char *branch, *key;
+    const char *branch, *key, *dump_batches;
     int64_t steps, stop_at, smooth;
     bool fresh, list_keys;
 

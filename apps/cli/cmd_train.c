@@ -104,8 +104,10 @@ static int run_file(const cli_options *o, const char *path)
         sala_run_config_free(&c);
         return cli_misuse("there is no place for the run; give --out DIRECTORY, or output.dir in %s", path);
     }
-    const sala_run_options options = {
-        .fresh = o->fresh, .dry_run = o->dry_run, .stop_at = o->stop_at == CLI_UNSET ? 0 : o->stop_at};
+    const sala_run_options options = {.fresh = o->fresh,
+                                      .dry_run = o->dry_run,
+                                      .stop_at = o->stop_at == CLI_UNSET ? 0 : o->stop_at,
+                                      .dump_batches = o->dump_batches};
     const sala_run_hooks hooks = cli_train_watch(o, c.log_every);
     st = sala_train_run(&c, &options, &hooks, &err);
     const int sig = cli_train_watch_end();

@@ -187,6 +187,8 @@ const cli_opt cli_opts[] = {
      "check the file, print the memory that the run takes, and stop"},
     {V(train), false, CLI_G_WORK, 0, "stop-at", "", CLI_COUNT, F(stop_at), "N", NULL, 1, 1e12, NULL,
      "save and stop behind step N without changing the schedule"},
+    {V(train), false, CLI_G_WORK, 0, "dump-batches", "", CLI_PATH, F(dump_batches), "DIRECTORY", NULL, 0, 0, NULL,
+     "write what each step reads as a .npy: three rows, of tokens, labels (-1: none) and numbers of documents"},
     {V(train), false, CLI_G_WORK, 0, "branch", "", CLI_PATH, F(branch), "SAVE", NULL, 0, 0, NULL,
      "begin the decay from this save of another run (its checkpoints/step-...)"},
     {V(train), true, CLI_G_WORK, 0, "keys", "", CLI_FLAG, F(list_keys), NULL, NULL, 0, 0, NULL,

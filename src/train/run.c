@@ -7,6 +7,7 @@
 #include "train/run.h"
 
 #include "data/pack.h"
+#include "format/npy.h"
 #include "os/os.h"
 #include "train/output.h"
 #include "train/run_config_internal.h"
@@ -495,6 +496,48 @@ static sala_status draw_samples(run *r, sala_error *err)
 
 /* ---- steps ---- */
 
+/* DIR/step-N.npy, of further ranks step-N.rank-R.npy: float32 [3][rows], which holds such numbers exactly: tokens,
+ * labels, and which of the step's documents a row belongs to. */
+static sala_status dump_batches(const run *r, const sala_batch *batches, int n_batches, sala_error *err)
+{
+    const char *dir = r->o->dump_batches;
+    int64_t rows = 0;
+    for (int i = 0; i < n_batches; i++)
+        rows += batches[i].n_rows;
+    if (!dir || rows == 0)
+        return SALA_OK;
+    const int e = sala_os_make_dirs(dir);
+    if (e)
+        return sala_fail_errno(err, e, "could not make the directory %s", dir);
+    sala_buf path = {0};
+    sala_buf_printf(&path, "%s/step-%09" PRId64, dir, r->step + 1);
+    if (r->dist->rank > 0)
+        sala_buf_printf(&path, ".rank-%d", r->dist->rank);
+    sala_buf_add_str(&path, ".npy");
+    float *x = malloc((size_t)rows * 3 * sizeof *x);
+    sala_status st = x && !path.failed ? SALA_OK : sala_fail_memory(err, (uint64_t)rows * 3 * sizeof *x);
+    float *at = x;
+    for (int i = 0, doc = 0; st == SALA_OK && i < n_batches; at += batches[i].n_rows, i++)
+        for (int d = 0; d < batches[i].n_docs; d++, doc++)
+            for (int64_t k = batches[i].doc_start[d]; k < batches[i].doc_start[d + 1]; k++) {
+                at[k] = (float)batches[i].tokens[k];
+                at[rows + k] = (float)batches[i].labels[k];
+                at[2 * rows + k] = (float)doc;
+            }
+    sala_npy_writer *w = NULL;
+    if (st == SALA_OK)
+        st = sala_npy_writer_open(&w, path.data, 3, rows, err);
+    if (st == SALA_OK)
+        st = sala_npy_write_rows(w, x, 3, err);
+    if (st == SALA_OK)
+        st = sala_npy_writer_commit(w, err);
+    else
+        sala_npy_writer_abort(w);
+    free(x);
+    sala_buf_free(&path);
+    return st;
+}
+
 /* Tokens of all steps up to this one. */
 static int64_t tokens_until(const run *r, int64_t step)
 {
@@ -578,6 +621,7 @@ static sala_status one_step(run *r, sala_error *err)
     const sala_run_stage *s = &r->view.stages[0];
     const double start = sala_os_seconds();
     SALA_TRY(sala_loader_next(r->loader, &batches, &n_batches, &supervised, err));
+    SALA_TRY(dump_batches(r, batches, n_batches, err));
     const sala_status st =
         sala_trainer_step(r->trainer, batches, n_batches, supervised, sala_run_lr(&r->c, r->step + 1), &result, err);
     if (st != SALA_OK)

@@ -17,9 +17,10 @@ typedef struct sala_run_hooks {
 } sala_run_hooks;
 
 typedef struct sala_run_options {
-    bool fresh;      /* starts over: checkpoints, metrics and events of OUT go */
-    bool dry_run;    /* plan only */
-    int64_t stop_at; /* --stop-at N: saves and stops there without changing the schedule; 0: no */
+    bool fresh;               /* starts over: checkpoints, metrics and events of OUT go */
+    bool dry_run;             /* plan only */
+    int64_t stop_at;          /* --stop-at N: saves and stops there without changing the schedule; 0: no */
+    const char *dump_batches; /* a directory for what each step reads, as .npy, for comparisons; NULL: none */
 } sala_run_options;
 
 /* Ends with SALA_OK when the run is complete, at stop_at, or stopped by a signal (*hooks->stop tells); everything is
