@@ -108,6 +108,7 @@ if [ -e /dev/full ]; then
     [ $rc = 1 ] || fail "full disk: exit code $rc"
     has err "standard output"
 fi
+rm -f out # what an earlier command left is no sign that this one has begun
 "$SALA" run "$model" -p hello -n -1 -c 200000 --ignore-eos "${greedy[@]}" >out 2>err </dev/null &
 pid=$!
 for _ in $(seq 100); do [ -s out ] && break; sleep 0.1; done
