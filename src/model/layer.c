@@ -135,6 +135,12 @@ static void feed_tile_back(const sala_net *net, int layer, const sala_layer_buff
     const sala_act *gate = b->gate, *up = b->up;
     if (!tape->gate) {
         gate_up(net, layer, g->normed, b->gate, b->up, n_rows);
+        if (tape->half) { /* as they would have been kept, so that what is made again is the same */
+            grad->keep(be, g->d_gate, b->gate, n_rows * c->n_ff);
+            grad->keep(be, g->d_up, b->up, n_rows * c->n_ff);
+            grad->recall(be, b->gate, g->d_gate, n_rows * c->n_ff);
+            grad->recall(be, b->up, g->d_up, n_rows * c->n_ff);
+        }
     } else if (tape->half) {
         grad->recall(be, b->gate, slot_rows(tape, tape->gate, row0, c->n_ff), n_rows * c->n_ff);
         grad->recall(be, b->up, slot_rows(tape, tape->up, row0, c->n_ff), n_rows * c->n_ff);

@@ -36,5 +36,7 @@ sala_verdict sala_guard_judge(const sala_guard *g, sala_guard_state *s, double l
 
 const char *sala_verdict_name(sala_verdict v)
 {
-    return v == SALA_VERDICT_SPIKE ? "spike" : v == SALA_VERDICT_NOT_FINITE ? "not finite" : NULL;
+    static const char *const names[] = {
+        [SALA_VERDICT_SPIKE] = "spike", [SALA_VERDICT_NOT_FINITE] = "not finite", [SALA_VERDICT_EMPTY] = "no targets"};
+    return v <= SALA_VERDICT_EMPTY ? names[v] : NULL;
 }

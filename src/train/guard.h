@@ -12,6 +12,7 @@ typedef enum sala_verdict {
     SALA_VERDICT_GOOD,
     SALA_VERDICT_SPIKE,      /* the loss stands out: the step is passed over */
     SALA_VERDICT_NOT_FINITE, /* loss or gradient: likewise */
+    SALA_VERDICT_EMPTY,      /* no token of the step had a label; the trainer's own verdict */
 } sala_verdict;
 
 typedef struct sala_guard {
@@ -27,7 +28,7 @@ typedef struct sala_guard_state {
 
 /* Judges a step and takes it into the state. */
 sala_verdict sala_guard_judge(const sala_guard *g, sala_guard_state *s, double loss, double grad_norm);
-/* "spike", "not finite"; NULL for good steps. */
+/* "spike", "not finite", "no targets"; NULL for good steps. */
 const char *sala_verdict_name(sala_verdict v);
 
 #endif

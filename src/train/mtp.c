@@ -71,6 +71,15 @@ static void shift(sala_mtp *m, const sala_batch *batch)
     }
 }
 
+int64_t sala_mtp_targets(const sala_batch *batch)
+{
+    int64_t n = 0;
+    for (int d = 0; d < batch->n_docs; d++)
+        for (int32_t i = batch->doc_start[d] + 1; i < batch->doc_start[d + 1]; i++)
+            n += batch->labels[i] >= 0;
+    return n;
+}
+
 /* h_in of the block. */
 static void enter(const sala_mtp *m, const sala_tape *t, const sala_pass *p)
 {
@@ -127,7 +136,6 @@ void sala_mtp_run(sala_mtp *m, const sala_tape *t, const sala_pass *model, const
     enter(m, t, &pass);
     sala_tape_forward(t, &pass, t->h_mtp);
 
-    /* Divided by the number of the model's own targets, as its own loss is. */
     be->ops->rms_norm(be, g->normed, t->h_mtp, net->out_norm, n, d, eps);
     head->x = g->normed;
     head->dx = back ? g->d_normed : NULL;

@@ -28,9 +28,13 @@ sala_status sala_mtp_open(sala_mtp *m, const sala_run_config *run, const sala_pa
                           sala_error *err);
 void sala_mtp_close(sala_mtp *m); /* also where open failed */
 
+/* Rows of a batch that the block has a target for: its loss is the mean over those of the whole step. */
+int64_t sala_mtp_targets(const sala_batch *batch);
+
 /* Forward pass, loss and backward pass of the block. model: the pass that has filled t->x_final and t->d_final, to
- * which the gradient of the hidden state is added. *head: in, the arguments of the model's own loss; out, the sums of
- * the block's. head->dx NULL: loss only. done: as in sala_tape_backward. */
+ * which the gradient of the hidden state is added. *head: in, the arguments of the model's own loss with one over the
+ * block's targets as loss_scale; out, the sums of the block's. head->dx NULL: loss only. done: as in
+ * sala_tape_backward. */
 void sala_mtp_run(sala_mtp *m, const sala_tape *t, const sala_pass *model, const sala_batch *batch,
                   sala_head_args *head, void (*done)(void *user, int slot), void *user);
 

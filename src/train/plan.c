@@ -55,11 +55,20 @@ static int64_t rows_of(const sala_run_config *run, int64_t asked, int n_ranks)
     return most;
 }
 
-static int64_t step_tokens(const sala_run_config *run, int n_ranks)
+/* Of the first rank, whose share is the largest, in the stage that takes most. */
+static uint64_t loader_bytes(const sala_train_plan *p, const sala_run_config *run)
 {
-    int64_t most = 0;
-    for (int i = 0; i < run->n_stages; i++)
-        most = sala_max_i64(most, run->stages[i].seq_len * ((run->stages[i].batch + n_ranks - 1) / n_ranks));
+    uint64_t most = 0;
+    for (int i = 0; i < run->n_stages; i++) {
+        const sala_run_stage *s = &run->stages[i];
+        const sala_loader_params l = {.seq_len = s->seq_len,
+                                      .sequences_per_step = s->batch,
+                                      .sequences_per_pass = sala_train_plan_sequences(p, s->seq_len),
+                                      .n_ranks = p->n_ranks,
+                                      .mask_documents = run->mask_documents};
+        const uint64_t bytes = sala_loader_bytes(&l);
+        most = bytes > most ? bytes : most;
+    }
     return most;
 }
 
@@ -85,7 +94,7 @@ static void count_bytes(sala_train_plan *p, const sala_run_config *run, const sa
                                            4 * sizeof(int32_t));
     const sala_backend_limits limits = sala_train_limits(run, p->rows);
     p->device_scratch = sala_device_scratch_bytes(&limits, run->precision, p->n_threads);
-    p->loader = 2 * (uint64_t)step_tokens(run, p->n_ranks) * 4 * sizeof(int32_t);
+    p->loader = loader_bytes(p, run);
     p->total =
         p->values + p->grads + p->moments + p->packs + p->tape + p->layer_scratch + p->device_scratch + p->loader;
 }

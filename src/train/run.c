@@ -249,7 +249,8 @@ static sala_status open_loader(run *r, const sala_loader_state *from, sala_error
                                   .sequences_per_pass = sala_train_plan_sequences(&r->plan, s->seq_len),
                                   .rank = r->dist->rank,
                                   .n_ranks = r->dist->size,
-                                  .mask_documents = r->c.mask_documents};
+                                  .mask_documents = r->c.mask_documents,
+                                  .keep_positions = !r->c.restart_positions};
     return sala_loader_open(&r->loader, &p, from, err);
 }
 
@@ -294,7 +295,11 @@ static sala_status open_stage(run *r, int stage, const sala_save *save, sala_err
             SALA_TRY(sala_params_load(&r->params, sala_trainer_values(r->trainer), r->c.model_from, err));
         sala_trainer_changed(r->trainer);
     }
-    const sala_loader_state from = save && save->loader.stage == (uint64_t)stage ? save->loader : first_state(r, stage);
+    const bool goes_on = save && save->loader.stage == (uint64_t)stage;
+    /* A stage's data has a level of loss of its own: what was learned of the last one's would call it a spike. */
+    if (!goes_on)
+        sala_trainer_state_of(r->trainer)->guard = (sala_guard_state){0};
+    const sala_loader_state from = goes_on ? save->loader : first_state(r, stage);
     return open_loader(r, &from, err);
 }
 

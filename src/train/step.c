@@ -345,8 +345,9 @@ typedef struct step_sums {
     double loss, mtp, zloss, correct, tokens;
 } step_sums;
 
-static void train_pass(sala_trainer *t, const sala_batch *batch, double loss_scale, bool last, step_sums *sums,
-                       sala_step_result *out)
+/* loss_scale, mtp_scale: one over the targets of the whole step, of the model's own head and of the block's. */
+static void train_pass(sala_trainer *t, const sala_batch *batch, double loss_scale, double mtp_scale, bool last,
+                       step_sums *sums, sala_step_result *out)
 {
     const sala_config *c = t->net->config;
     const sala_tape *tape = &t->tape;
@@ -363,7 +364,7 @@ static void train_pass(sala_trainer *t, const sala_batch *batch, double loss_sca
     sums->correct += head.correct;
     sums->tokens += (double)batch->n_rows;
     if (t->mtp.net) {
-        sala_head_args more = head_args(t, batch, loss_scale);
+        sala_head_args more = head_args(t, batch, mtp_scale);
         more.dx = tape->d_final;
         sala_mtp_run(&t->mtp, tape, &pass, batch, &more, done, t);
         sums->mtp += more.loss;
@@ -449,10 +450,12 @@ static sala_status apply(sala_trainer *t, double lr, double norm, sala_error *er
 {
     const sala_run_config *run = t->run;
     const double steps = (double)++t->so_far.updates;
+    /* Of the betas as the kernel has them: 1 - 0.999f is 1e-5 of itself away from 0.001, and what the correction
+     * divides by must be what the moments were multiplied with. */
     update u = {.t = t,
                 .lr = lr,
-                .c1 = 1 / (1 - pow(run->beta1, steps)),
-                .c2 = 1 / (1 - pow(run->beta2, steps)),
+                .c1 = 1 / (1 - pow((double)(float)run->beta1, steps)),
+                .c2 = 1 / (1 - pow((double)(float)run->beta2, steps)),
                 .g_scale = run->clip > 0 && norm > run->clip ? run->clip / norm : 1};
     sala_pool_run(t->pool, t->n_pieces, update_task, &u);
     sala_status st = SALA_OK;
@@ -514,16 +517,24 @@ sala_status sala_trainer_step(sala_trainer *t, const sala_batch *batches, int n_
     /* Nothing to learn from: every rank sees the same number, and passes over the step alike. */
     if (supervised <= 0) {
         out->skipped = true;
+        out->verdict = SALA_VERDICT_EMPTY;
+        out->spikes = t->so_far.guard.spikes;
         return SALA_OK;
     }
     step_sums sums = {0};
+    double n_mtp = 0; /* targets of the block: the step's own number, as that of the head's is */
+    for (int i = 0; i < n_batches && t->mtp.net; i++)
+        n_mtp += (double)sala_mtp_targets(&batches[i]);
+    sala_status st = t->mtp.net ? sum_ranks(t, &n_mtp, 1, err) : SALA_OK;
+    if (st != SALA_OK)
+        return st;
     for (int i = 0; i < n_batches; i++)
-        train_pass(t, &batches[i], 1 / (double)supervised, i + 1 == n_batches, &sums, out);
+        train_pass(t, &batches[i], 1 / (double)supervised, n_mtp > 0 ? 1 / n_mtp : 0, i + 1 == n_batches, &sums, out);
     if (n_batches == 0 && t->dist) /* a rank without a share still has its turn in every bucket */
         for (int l = t->plan->n_layers - 1; l >= 0; l--)
             layer_done(t, l);
     double begin = sala_os_seconds();
-    sala_status st = reduce_rest(t, err);
+    st = reduce_rest(t, err);
     double all[] = {sums.loss, sums.mtp, sums.zloss, sums.correct, sums.tokens};
     if (st == SALA_OK)
         st = sum_ranks(t, all, (int)SALA_ARRAY_LEN(all), err);
@@ -531,7 +542,7 @@ sala_status sala_trainer_step(sala_trainer *t, const sala_batch *batches, int n_
         return st;
     out->seconds_wait = sala_os_seconds() - begin;
     out->loss = all[0] / (double)supervised;
-    out->mtp_loss = all[1] / (double)supervised;
+    out->mtp_loss = n_mtp > 0 ? all[1] / n_mtp : 0;
     out->zloss = all[2] / (double)supervised;
     out->accuracy = all[3] / (double)supervised;
     out->tokens = (int64_t)all[4];

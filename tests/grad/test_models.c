@@ -223,12 +223,12 @@ static void run_model(const char *model)
                 break;
             const sala_head_args head = run_step(&s, vec_at(vec_get(&v, "zloss"), 0));
             compare(&s, &v, &head, model);
-            /* What is made again is what was kept, bit for bit, unless it was kept in 16 bits. */
+            /* What is made again is what was kept, bit for bit. */
             if (!first) {
                 used = s.f.used;
                 first = nums(used);
                 memcpy(first, s.f.grads, (size_t)used * sizeof *first);
-            } else if (!s.plan.half && memcmp(first, s.f.grads, (size_t)used * sizeof *first) != 0) {
+            } else if (memcmp(first, s.f.grads, (size_t)used * sizeof *first) != 0) {
                 fail_msg("%s, %s: recomputation %d gives other bits", model, s.f.what, recompute);
             }
             close_subject(&s);
