@@ -104,17 +104,21 @@ static sala_status pack_text(run *r, const char *path, const char *dir, sala_err
                                 .n_inputs = 1,
                                 .out_dir = dir,
                                 .tokenizer = r->vocabulary.tokenizer,
+                                .chat = r->vocabulary.chat,
                                 .add_eos = true,
                                 .split_bytes = SPLIT_BYTES,
                                 .validation = VALIDATION_SHARE,
                                 .seed = r->c.seed,
                                 .n_threads = sala_pool_size(r->pool),
-                                .tokenizer_hint = r->c.tokenizer,
+                                .tokenizer_hint = r->c.model_from ? r->c.model_from : r->c.tokenizer,
                                 .progress = pack_progress,
                                 .user = r};
     SALA_TRY(sala_pack_run(&p, &stats, err));
     say(r, "packed %" PRIu64 " tokens in %" PRIu64 " documents, %" PRIu64 " of them for validation", stats.tokens,
         stats.docs, stats.docs_validation);
+    if (stats.supervised < stats.tokens)
+        say(r, "%.1f %% of the tokens are answers, which is what will be learned",
+            100.0 * (double)stats.supervised / (double)stats.tokens);
     return SALA_OK;
 }
 
@@ -446,7 +450,8 @@ static sala_status evaluate(run *r, sala_error *err)
                                   .sequences_per_pass = sala_train_plan_sequences(&r->plan, s->seq_len),
                                   .rank = r->dist->rank,
                                   .n_ranks = r->dist->size,
-                                  .mask_documents = r->c.mask_documents};
+                                  .mask_documents = r->c.mask_documents,
+                                  .keep_positions = !r->c.restart_positions};
     const sala_loader_state from = {.seed = 1};
     sala_loader *loader = NULL;
     const sala_batch *batches;

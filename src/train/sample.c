@@ -20,14 +20,47 @@ static sala_status open_json(sala_tokenizer **out, const char *path, sala_error 
     return st;
 }
 
-static sala_status open_gguf(sala_tokenizer **out, const char *path, sala_error *err)
+static char *piece(const sala_tokenizer *t, int32_t id)
+{
+    const char *s;
+    size_t n;
+    return id >= 0 && sala_tokenizer_piece(t, id, &s, &n) ? sala_strndup(s, n) : NULL;
+}
+
+static sala_status open_chat(sala_vocabulary *v, const char *source, size_t bytes, sala_error *err)
+{
+    char *bos = piece(v->tokenizer, sala_tokenizer_bos(v->tokenizer));
+    char *eos = piece(v->tokenizer, sala_tokenizer_eos(v->tokenizer));
+    const sala_status st = sala_chat_open(&v->chat, source, bytes, bos, eos, err);
+    free(bos);
+    free(eos);
+    return st;
+}
+
+static sala_status open_gguf(sala_vocabulary *v, const char *path, sala_error *err)
 {
     sala_gguf *g;
     sala_status st = sala_gguf_open(&g, path, err);
     if (st != SALA_OK)
         return st;
-    st = sala_tokenizer_from_gguf(out, g, err);
+    const char *source;
+    size_t bytes;
+    st = sala_tokenizer_from_gguf(&v->tokenizer, g, err);
+    if (st == SALA_OK && sala_gguf_get_str(g, "tokenizer.chat_template", &source, &bytes))
+        st = open_chat(v, source, bytes, err);
     sala_gguf_close(g);
+    return st;
+}
+
+static sala_status open_dir(sala_vocabulary *v, const char *path, sala_error *err)
+{
+    char *source = NULL;
+    sala_status st = sala_tokenizer_from_dir(&v->tokenizer, path, err);
+    if (st == SALA_OK)
+        st = sala_chat_template_of_dir(&source, path, false, err);
+    if (source)
+        st = open_chat(v, source, strlen(source), err);
+    free(source);
     return st;
 }
 
@@ -38,13 +71,15 @@ sala_status sala_vocabulary_open(sala_vocabulary *out, const char *path, sala_er
     if (strcmp(path, "bytes") != 0) {
         const size_t n = strlen(path);
         if (sala_os_is_dir(path))
-            st = sala_tokenizer_from_dir(&v.tokenizer, path, err);
+            st = open_dir(&v, path, err);
         else if (n > 5 && strcmp(path + n - 5, ".json") == 0)
             st = open_json(&v.tokenizer, path, err);
         else
-            st = open_gguf(&v.tokenizer, path, err);
-        if (st != SALA_OK)
+            st = open_gguf(&v, path, err);
+        if (st != SALA_OK) {
+            sala_vocabulary_close(&v);
             return sala_fail_prefix(err, st, "the tokenizer %s", path);
+        }
         v.eos = sala_tokenizer_eos(v.tokenizer);
     }
     uint32_t n_vocab;
@@ -56,6 +91,7 @@ sala_status sala_vocabulary_open(sala_vocabulary *out, const char *path, sala_er
 void sala_vocabulary_close(sala_vocabulary *v)
 {
     sala_tokenizer_free(v->tokenizer);
+    sala_chat_close(v->chat);
     *v = (sala_vocabulary){0};
 }
 

@@ -2,13 +2,15 @@
 #ifndef SALA_TRAIN_SAMPLE_H
 #define SALA_TRAIN_SAMPLE_H
 
+#include "text/chat.h"
 #include "text/tokenizer.h"
 #include "train/step.h"
 
 /* A vocabulary: a tokenizer, or bytes (tokenizer NULL). */
 typedef struct sala_vocabulary {
     sala_tokenizer *tokenizer;
-    uint64_t id; /* as shards name it; 0: unknown */
+    sala_chat *chat; /* of a directory or GGUF that has a template, or NULL */
+    uint64_t id;     /* as shards name it; 0: unknown */
     int32_t eos;
 } sala_vocabulary;
 

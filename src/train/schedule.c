@@ -21,8 +21,8 @@ static double tail(const sala_schedule *s, int64_t step)
     switch (s->tail) {
     case SALA_TAIL_HALF_LIFE:
         return s->peak * exp2(-(double)(step - s->stable_end) / s->half_life);
-    case SALA_TAIL_EXPONENTIAL:
-        return s->peak * pow(s->end / s->peak, x);
+    case SALA_TAIL_EXPONENTIAL: /* a peak of 0 has no ratio, and stays 0 */
+        return s->peak > 0 ? s->peak * pow(s->end / s->peak, x) : 0;
     case SALA_TAIL_LINEAR:
         return s->peak + (s->end - s->peak) * x;
     case SALA_TAIL_COSINE:

@@ -49,6 +49,9 @@ static void decays_from_the_end_of_the_stable_part(void **state)
     expect(&s, 100, 3.75e-4);
     s.tail = SALA_TAIL_NONE;
     expect(&s, 100, 7.5e-3);
+    s = (sala_schedule){.kind = SALA_SCHEDULE_WSD, .tail = SALA_TAIL_EXPONENTIAL, .stable_end = 80, .total = 100};
+    expect(&s, 90, 0);
+    expect(&s, 100, 0);
 }
 
 static void halves_every_half_life(void **state)
