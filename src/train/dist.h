@@ -1,5 +1,5 @@
-/* Several processes. One table, two fillings: alone (dist.c) and Open MPI (apps/mpi/sala_mpi.c, a plug-in that is loaded
- * when the program runs under mpirun, so that nobody else needs libmpi). */
+/* Several processes. One table, two fillings: alone (dist.c) and Open MPI (apps/mpi/sala_mpi.c, a plug-in that is
+ * loaded when the program runs under mpirun, so that nobody else needs libmpi). */
 #ifndef SALA_TRAIN_DIST_H
 #define SALA_TRAIN_DIST_H
 

@@ -223,7 +223,7 @@ static sala_status set_words(const loading *l, sala_yaml *n, const key_row *k, c
         return sala_fail_memory(l->err, (uint64_t)n->count * sizeof *out->items);
     for (int i = 0; i < n->count; i++) {
         sala_yaml *item = n->items[i];
-        char at[160];
+        char at[192];
         item->used = true;
         snprintf(at, sizeof at, "%s.%d", path, i);
         if (item->kind != SALA_YAML_SCALAR || (k->choices && choice_of(k->choices, item->text) < 0))
@@ -518,11 +518,11 @@ static void nearest_key(sala_buf *out, const char *path)
     const char *word = last ? last + 1 : path;
     char best[160] = "", candidate[160];
     int best_distance = 3 + (int)strlen(path) / 4;
-    char stage[64] = "", source[64] = "";
+    char stage[64] = "", source[96] = "";
     int s = 0, r = 0;
     if (sscanf(path, "data.stages.%d", &s) == 1)
         snprintf(stage, sizeof stage, "data.stages.%d.", s);
-    if (stage[0] && sscanf(path + strlen(stage), "sources.%d", &r) == 1)
+    if (stage[0] && strncmp(path, stage, strlen(stage)) == 0 && sscanf(path + strlen(stage), "sources.%d", &r) == 1)
         snprintf(source, sizeof source, "%ssources.%d.", stage, r);
     const struct {
         const key_row *rows;
