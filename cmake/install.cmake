@@ -9,10 +9,6 @@ install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/README.md DEST
 
 # The prefix may be chosen at install time (cmake --install --prefix), so the file finds it from its own place.
 file(RELATIVE_PATH SALA_PC_UP "/${CMAKE_INSTALL_LIBDIR}/pkgconfig" "/")
-set(SALA_PC_DNNL "")
-if(SALA_DNNL)
-    set(SALA_PC_DNNL "-ldnnl -lgomp ")
-endif()
 configure_file(${PROJECT_SOURCE_DIR}/cmake/sala.pc.in ${PROJECT_BINARY_DIR}/sala.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/sala.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 

@@ -13,33 +13,27 @@ pkg_check_modules(ZSTD REQUIRED IMPORTED_TARGET libzstd)
 pkg_check_modules(YAML REQUIRED IMPORTED_TARGET yaml-0.1)
 pkg_check_modules(EDIT IMPORTED_TARGET libedit)
 
-# oneDNN multiplies matrices in training. Debian's package has no pkg-config file, and brings the OpenMP runtime that it
-# runs on without the link to it. Without the library (or for another machine) our own kernels do.
+# oneDNN multiplies matrices in training. Only its headers are needed here: the library is opened when the first product is
+# wanted, and without it (or for another machine) our own kernels do.
 if(SALA_DNNL)
     find_path(SALA_DNNL_INCLUDE oneapi/dnnl/dnnl.h)
-    find_library(SALA_DNNL_LIBRARY dnnl)
-    mark_as_advanced(SALA_DNNL_INCLUDE SALA_DNNL_LIBRARY)
-    if(SALA_DNNL_INCLUDE AND SALA_DNNL_LIBRARY)
+    mark_as_advanced(SALA_DNNL_INCLUDE)
+    if(SALA_DNNL_INCLUDE)
         include(CheckCSourceCompiles)
         set(CMAKE_REQUIRED_INCLUDES ${SALA_DNNL_INCLUDE})
-        set(CMAKE_REQUIRED_LIBRARIES ${SALA_DNNL_LIBRARY} gomp)
         check_c_source_compiles("
             #include <oneapi/dnnl/dnnl.h>
-            #if DNNL_CPU_RUNTIME != DNNL_RUNTIME_OMP
+            #if DNNL_VERSION_MAJOR < 2 || (DNNL_CPU_RUNTIME != DNNL_RUNTIME_OMP && DNNL_CPU_RUNTIME != DNNL_RUNTIME_SEQ)
             #error another runtime
             #endif
-            extern void omp_set_num_threads(int);
-            int main(void) { omp_set_num_threads(1); return dnnl_version()->major < 2; }" SALA_DNNL_WORKS)
+            int main(void) { return 0; }" SALA_DNNL_WORKS)
         unset(CMAKE_REQUIRED_INCLUDES)
-        unset(CMAKE_REQUIRED_LIBRARIES)
     endif()
     if(SALA_DNNL_WORKS)
-        add_library(sala_dnnl_libs INTERFACE)
-        target_link_libraries(sala_dnnl_libs INTERFACE ${SALA_DNNL_LIBRARY} gomp)
         add_library(sala_dnnl INTERFACE)
         target_include_directories(sala_dnnl SYSTEM INTERFACE ${SALA_DNNL_INCLUDE})
         target_compile_definitions(sala_dnnl INTERFACE SALA_HAVE_DNNL)
-        target_link_libraries(sala_dnnl INTERFACE sala_dnnl_libs)
+        target_link_libraries(sala_dnnl INTERFACE ${CMAKE_DL_LIBS})
     else()
         message(STATUS "oneDNN (libdnnl-dev) not found: training multiplies with its own kernels, more slowly")
         set(SALA_DNNL OFF)

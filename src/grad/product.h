@@ -43,7 +43,8 @@ typedef struct sala_product
 
 sala_status sala_product_open(sala_product **out, const sala_product_params *p, sala_error *err);
 void sala_product_close(sala_product *g); /* NULL is fine */
-/* "oneDNN 2.6.3, bf16 brg:avx512_core_bf16", "own kernels (avx2), bf16 emulated"; valid until close. */
+/* "oneDNN 2.6.3, bf16 brg:avx512_core_bf16", "own kernels (avx2), f32 (there is no libdnnl.so.2)"; valid until close.
+ */
 const char *sala_product_describe(const sala_product *g);
 bool sala_product_is_plain(const sala_product *g);
 sala_precision sala_product_precision(const sala_product *g);
@@ -60,8 +61,8 @@ void sala_product_pack(const sala_product *g, void *dst, sala_product_kind kind,
 void sala_product_run(const sala_product *g, const sala_product_shape *shape, sala_num *c, const void *a, const void *b,
                       int worker);
 
-/* Floating-point operations a second of large OUT products on all workers of the pool: the peak that progress lines
- * refer to. Takes about 50 ms; 0 when memory is out. */
+/* Floating-point operations a second of large OUT products on all workers of the pool, the best of several short runs:
+ * the peak that progress lines refer to. Takes a tenth to half of a second; 0 when memory is out. */
 double sala_product_peak(const sala_product *g, sala_pool *pool);
 
 #endif

@@ -10,9 +10,8 @@
  * Bits of a result depend on the machine and the shape (the library picks code by both), not on threads. */
 #ifdef SALA_HAVE_DNNL
 
+#include "grad/dnnl_library.h"
 #include "grad/product_impl.h"
-
-#include <oneapi/dnnl/dnnl.h>
 
 #include <math.h>
 #include <stdatomic.h>
@@ -22,24 +21,24 @@
 /* GRAD products add into C once a piece, so theirs may be longer. */
 enum { PIECE_LONG = 1024, PIECE_LARGE = 256, PIECE_SMALL = SALA_PRODUCT_ROWS };
 
+/* Set once, before the first product is opened. */
+static const sala_dnnl *dnnl;
+
 #if DNNL_CPU_RUNTIME == DNNL_RUNTIME_OMP
 /* The OpenMP runtime that the library runs on. The number belongs to the calling thread, so a program that uses OpenMP
  * beside us keeps its own. */
-extern void omp_set_num_threads(int n);
-extern int omp_get_max_threads(void);
-
 static int alone(void)
 {
-    const int before = omp_get_max_threads();
-    omp_set_num_threads(1);
+    const int before = dnnl->omp_get_max_threads();
+    dnnl->omp_set_num_threads(1);
     return before;
 }
 
 static void not_alone(int before)
 {
-    omp_set_num_threads(before);
+    dnnl->omp_set_num_threads(before);
 }
-#elif DNNL_CPU_RUNTIME == DNNL_RUNTIME_SEQ
+#else
 static int alone(void)
 {
     return 1;
@@ -49,72 +48,68 @@ static void not_alone(int before)
 {
     (void)before;
 }
-#else
-#error "this oneDNN has threads of its own kind; build with -DSALA_DNNL=OFF"
 #endif
 
 /* ---- where the versions differ ---- */
 
 #if DNNL_VERSION_MAJOR >= 3
 typedef dnnl_memory_desc_t md;
-typedef const_dnnl_memory_desc_t md_ref;
 #define MD_REF(m) (m)
 
 static dnnl_status_t md_strided(md *out, dnnl_data_type_t type, int64_t rows, int64_t cols, int64_t row, int64_t col)
 {
     const dnnl_dims_t dims = {rows, cols}, strides = {row, col};
-    return dnnl_memory_desc_create_with_strides(out, 2, dims, type, strides);
+    return dnnl->memory_desc_create_with_strides(out, 2, dims, type, strides);
 }
 
 static dnnl_status_t md_any(md *out, dnnl_data_type_t type, int64_t rows, int64_t cols)
 {
     const dnnl_dims_t dims = {rows, cols};
-    return dnnl_memory_desc_create_with_tag(out, 2, dims, type, dnnl_format_tag_any);
+    return dnnl->memory_desc_create_with_tag(out, 2, dims, type, dnnl_format_tag_any);
 }
 
 static void md_free(md *m)
 {
     if (*m)
-        dnnl_memory_desc_destroy(*m);
+        dnnl->memory_desc_destroy(*m);
     *m = NULL;
 }
 
-static dnnl_status_t md_copy(md *out, md_ref from)
+static dnnl_status_t md_copy(md *out, sala_md_ref from)
 {
-    return dnnl_memory_desc_clone(out, from);
+    return dnnl->memory_desc_clone(out, from);
 }
 
 static dnnl_status_t append_sum(dnnl_post_ops_t ops)
 {
-    return dnnl_post_ops_append_sum(ops, 1.0f, 0, dnnl_data_type_undef);
+    return dnnl->post_ops_append_sum(ops, 1.0f, 0, dnnl_data_type_undef);
 }
 
 static dnnl_status_t make_matmul(dnnl_primitive_desc_t *out, dnnl_engine_t engine, const md *a, const md *b,
                                  const md *c, dnnl_primitive_attr_t attr)
 {
-    return dnnl_matmul_primitive_desc_create(out, engine, *a, *b, NULL, *c, attr);
+    return dnnl->matmul_primitive_desc_create(out, engine, *a, *b, NULL, *c, attr);
 }
 
 static dnnl_status_t make_reorder(dnnl_primitive_desc_t *out, dnnl_engine_t engine, const md *from, const md *to,
                                   dnnl_primitive_attr_t attr)
 {
-    return dnnl_reorder_primitive_desc_create(out, *from, engine, *to, engine, attr);
+    return dnnl->reorder_primitive_desc_create(out, *from, engine, *to, engine, attr);
 }
 #else
 typedef dnnl_memory_desc_t md;
-typedef const dnnl_memory_desc_t *md_ref;
 #define MD_REF(m) (&(m))
 
 static dnnl_status_t md_strided(md *out, dnnl_data_type_t type, int64_t rows, int64_t cols, int64_t row, int64_t col)
 {
     const dnnl_dims_t dims = {rows, cols}, strides = {row, col};
-    return dnnl_memory_desc_init_by_strides(out, 2, dims, type, strides);
+    return dnnl->memory_desc_init_by_strides(out, 2, dims, type, strides);
 }
 
 static dnnl_status_t md_any(md *out, dnnl_data_type_t type, int64_t rows, int64_t cols)
 {
     const dnnl_dims_t dims = {rows, cols};
-    return dnnl_memory_desc_init_by_tag(out, 2, dims, type, dnnl_format_tag_any);
+    return dnnl->memory_desc_init_by_tag(out, 2, dims, type, dnnl_format_tag_any);
 }
 
 static void md_free(md *m)
@@ -122,7 +117,7 @@ static void md_free(md *m)
     memset(m, 0, sizeof *m);
 }
 
-static dnnl_status_t md_copy(md *out, md_ref from)
+static dnnl_status_t md_copy(md *out, sala_md_ref from)
 {
     *out = *from;
     return dnnl_success;
@@ -130,21 +125,21 @@ static dnnl_status_t md_copy(md *out, md_ref from)
 
 static dnnl_status_t append_sum(dnnl_post_ops_t ops)
 {
-    return dnnl_post_ops_append_sum(ops, 1.0f);
+    return dnnl->post_ops_append_sum(ops, 1.0f);
 }
 
 static dnnl_status_t make_matmul(dnnl_primitive_desc_t *out, dnnl_engine_t engine, const md *a, const md *b,
                                  const md *c, dnnl_primitive_attr_t attr)
 {
     dnnl_matmul_desc_t d;
-    const dnnl_status_t st = dnnl_matmul_desc_init(&d, a, b, NULL, c);
-    return st == dnnl_success ? dnnl_primitive_desc_create(out, &d, attr, engine, NULL) : st;
+    const dnnl_status_t st = dnnl->matmul_desc_init(&d, a, b, NULL, c);
+    return st == dnnl_success ? dnnl->primitive_desc_create(out, &d, attr, engine, NULL) : st;
 }
 
 static dnnl_status_t make_reorder(dnnl_primitive_desc_t *out, dnnl_engine_t engine, const md *from, const md *to,
                                   dnnl_primitive_attr_t attr)
 {
-    return dnnl_reorder_primitive_desc_create(out, from, engine, to, engine, attr);
+    return dnnl->reorder_primitive_desc_create(out, from, engine, to, engine, attr);
 }
 #endif
 
@@ -158,10 +153,11 @@ typedef struct worker_args {
     void *scratch;
 } worker_args;
 
-/* A primitive of one exact shape, or (pack) the reorder that makes its B. */
+/* A primitive of one exact shape, or (pack) the reorder that makes its B. plain: the library has its reference code
+ * only, which is slower than ours, so that there is none; B then lies as our own product packs it. */
 typedef struct entry {
     struct entry *next;
-    bool pack;
+    bool pack, plain;
     sala_product_shape key; /* fields that its kind ignores are 0 */
     dnnl_primitive_t primitive;
     md b; /* how B lies */
@@ -171,6 +167,7 @@ typedef struct entry {
 
 typedef struct dnnl_product {
     sala_product base;
+    sala_product *plain; /* multiplies what the library does not multiply fast; NULL in f32 runs */
     dnnl_engine_t engine;
     dnnl_stream_t *streams;   /* one a worker */
     _Atomic(entry *) entries; /* pushed with release under `lock`, walked with acquire without it */
@@ -186,12 +183,12 @@ static void entry_free(const dnnl_product *g, entry *e)
     for (int w = 0; e->workers && w < g->base.n_workers; w++) {
         for (int i = 0; i < N_ARGS; i++)
             if (e->workers[w].memory[i])
-                dnnl_memory_destroy(e->workers[w].memory[i]);
+                dnnl->memory_destroy(e->workers[w].memory[i]);
         free(e->workers[w].scratch);
     }
     free(e->workers);
     if (e->primitive)
-        dnnl_primitive_destroy(e->primitive);
+        dnnl->primitive_destroy(e->primitive);
     md_free(&e->b);
     free(e);
 }
@@ -211,7 +208,7 @@ static entry *find_entry(const dnnl_product *g, bool pack, const sala_product_sh
 }
 
 /* The descriptions of an entry's operands: A, B as the primitive wants it, C. */
-static dnnl_status_t describe_matmul(const sala_product_shape *s, md_ref packed, md *a, md *b, md *c)
+static dnnl_status_t describe_matmul(const sala_product_shape *s, sala_md_ref packed, md *a, md *b, md *c)
 {
     const bool grad = s->kind == SALA_PRODUCT_GRAD;
     dnnl_status_t st = md_strided(a, dnnl_bf16, s->m, s->k, grad ? 1 : s->lda, grad ? s->lda : 1);
@@ -226,18 +223,18 @@ static dnnl_status_t describe_matmul(const sala_product_shape *s, md_ref packed,
 
 static dnnl_status_t make_attr(dnnl_primitive_attr_t *attr, bool add)
 {
-    dnnl_status_t st = dnnl_primitive_attr_create(attr);
+    dnnl_status_t st = dnnl->primitive_attr_create(attr);
     if (st == dnnl_success) /* a scratchpad of the library's would be shared by all threads */
-        st = dnnl_primitive_attr_set_scratchpad_mode(*attr, dnnl_scratchpad_mode_user);
+        st = dnnl->primitive_attr_set_scratchpad_mode(*attr, dnnl_scratchpad_mode_user);
     if (st == dnnl_success && add) {
         dnnl_post_ops_t ops = NULL;
-        st = dnnl_post_ops_create(&ops);
+        st = dnnl->post_ops_create(&ops);
         if (st == dnnl_success)
             st = append_sum(ops);
         if (st == dnnl_success)
-            st = dnnl_primitive_attr_set_post_ops(*attr, ops);
+            st = dnnl->primitive_attr_set_post_ops(*attr, ops);
         if (ops)
-            dnnl_post_ops_destroy(ops);
+            dnnl->post_ops_destroy(ops);
     }
     return st;
 }
@@ -247,18 +244,18 @@ static dnnl_status_t make_workers(const dnnl_product *g, entry *e, dnnl_primitiv
     e->workers = calloc((size_t)g->base.n_workers, sizeof *e->workers);
     if (!e->workers)
         return dnnl_out_of_memory;
-    md_ref scratch = dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
-    const size_t bytes = scratch ? dnnl_memory_desc_get_size(scratch) : 0;
+    sala_md_ref scratch = dnnl->primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
+    const size_t bytes = scratch ? dnnl->memory_desc_get_size(scratch) : 0;
     for (int w = 0; w < g->base.n_workers; w++) {
         worker_args *args = &e->workers[w];
-        dnnl_status_t st = dnnl_memory_create(&args->memory[ARG_A], MD_REF(*a), g->engine, DNNL_MEMORY_NONE);
+        dnnl_status_t st = dnnl->memory_create(&args->memory[ARG_A], MD_REF(*a), g->engine, DNNL_MEMORY_NONE);
         if (st == dnnl_success)
-            st = dnnl_memory_create(&args->memory[ARG_B], MD_REF(e->b), g->engine, DNNL_MEMORY_NONE);
+            st = dnnl->memory_create(&args->memory[ARG_B], MD_REF(e->b), g->engine, DNNL_MEMORY_NONE);
         if (st == dnnl_success && c)
-            st = dnnl_memory_create(&args->memory[ARG_C], MD_REF(*c), g->engine, DNNL_MEMORY_NONE);
+            st = dnnl->memory_create(&args->memory[ARG_C], MD_REF(*c), g->engine, DNNL_MEMORY_NONE);
         if (st == dnnl_success && bytes) {
             args->scratch = aligned_alloc(64, (bytes + 63) / 64 * 64);
-            st = args->scratch ? dnnl_memory_create(&args->memory[ARG_SCRATCH], scratch, g->engine, args->scratch)
+            st = args->scratch ? dnnl->memory_create(&args->memory[ARG_SCRATCH], scratch, g->engine, args->scratch)
                                : dnnl_out_of_memory;
         }
         if (st != dnnl_success)
@@ -267,44 +264,63 @@ static dnnl_status_t make_workers(const dnnl_product *g, entry *e, dnnl_primitiv
     return dnnl_success;
 }
 
-/* `packed`: how B lies, or NULL where this entry decides it. impl (may be NULL): takes the name of the library's code.
- */
-static dnnl_status_t make_product(const dnnl_product *g, entry **out, const sala_product_shape *key, md_ref packed,
-                                  char impl[64])
+/* "brg:avx512_core_bf16"; the library's own name of its code. */
+static const char *code_of(dnnl_primitive_desc_t pd)
 {
-    md a, b, c;
-    memset(&a, 0, sizeof a);
+    const char *name = NULL;
+    dnnl->primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&name);
+    return name ? name : "";
+}
+
+static bool is_reference(const char *code)
+{
+    return strstr(code, "ref") != NULL;
+}
+
+/* What the library would multiply a shape with. `packed`: how B lies, or NULL where this shape decides it. */
+static dnnl_status_t choose(const dnnl_product *g, dnnl_primitive_desc_t *pd, md *a, md *c,
+                            const sala_product_shape *key, sala_md_ref packed)
+{
+    md b;
     memset(&b, 0, sizeof b);
-    memset(&c, 0, sizeof c);
     dnnl_primitive_attr_t attr = NULL;
-    dnnl_primitive_desc_t pd = NULL;
-    entry *e = calloc(1, sizeof *e);
-    dnnl_status_t st = e ? describe_matmul(key, packed, &a, &b, &c) : dnnl_out_of_memory;
+    dnnl_status_t st = describe_matmul(key, packed, a, &b, c);
     if (st == dnnl_success)
         st = make_attr(&attr, key->add);
     if (st == dnnl_success)
-        st = make_matmul(&pd, g->engine, &a, &b, &c, attr);
-    if (st == dnnl_success) {
-        md_ref chosen = dnnl_primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
-        e->key = *key;
-        e->b_bytes = dnnl_memory_desc_get_size(chosen);
-        st = md_copy(&e->b, chosen);
-    }
-    if (st == dnnl_success)
-        st = dnnl_primitive_create(&e->primitive, pd);
-    if (st == dnnl_success)
-        st = make_workers(g, e, pd, &a, &c);
-    if (st == dnnl_success && impl) {
-        const char *name = NULL;
-        st = dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&name);
-        snprintf(impl, 64, "%s", name ? name : "");
-    }
-    if (pd)
-        dnnl_primitive_desc_destroy(pd);
+        st = make_matmul(pd, g->engine, a, &b, c, attr);
     if (attr)
-        dnnl_primitive_attr_destroy(attr);
-    md_free(&a);
+        dnnl->primitive_attr_destroy(attr);
     md_free(&b);
+    return st;
+}
+
+/* code (may be NULL): takes the name of the library's code. */
+static dnnl_status_t make_product(const dnnl_product *g, entry **out, const sala_product_shape *key, sala_md_ref packed,
+                                  char code[64])
+{
+    md a, c;
+    memset(&a, 0, sizeof a);
+    memset(&c, 0, sizeof c);
+    dnnl_primitive_desc_t pd = NULL;
+    entry *e = calloc(1, sizeof *e);
+    dnnl_status_t st = e ? choose(g, &pd, &a, &c, key, packed) : dnnl_out_of_memory;
+    if (st == dnnl_success) {
+        sala_md_ref chosen = dnnl->primitive_desc_query_md(pd, dnnl_query_weights_md, 0);
+        e->key = *key;
+        e->plain = !packed && is_reference(code_of(pd));
+        e->b_bytes = dnnl->memory_desc_get_size(chosen);
+        st = md_copy(&e->b, chosen);
+        if (code)
+            snprintf(code, 64, "%s", code_of(pd));
+    }
+    if (st == dnnl_success && !e->plain)
+        st = dnnl->primitive_create(&e->primitive, pd);
+    if (st == dnnl_success && !e->plain)
+        st = make_workers(g, e, pd, &a, &c);
+    if (pd)
+        dnnl->primitive_desc_destroy(pd);
+    md_free(&a);
     md_free(&c);
     if (st == dnnl_success)
         *out = e;
@@ -334,13 +350,13 @@ static dnnl_status_t make_pack(const dnnl_product *g, entry **out, const sala_pr
     if (st == dnnl_success)
         st = make_reorder(&pd, g->engine, &from, &e->b, attr);
     if (st == dnnl_success)
-        st = dnnl_primitive_create(&e->primitive, pd);
+        st = dnnl->primitive_create(&e->primitive, pd);
     if (st == dnnl_success)
         st = make_workers(g, e, pd, &from, NULL);
     if (pd)
-        dnnl_primitive_desc_destroy(pd);
+        dnnl->primitive_desc_destroy(pd);
     if (attr)
-        dnnl_primitive_attr_destroy(attr);
+        dnnl->primitive_attr_destroy(attr);
     md_free(&from);
     if (st == dnnl_success)
         *out = e;
@@ -354,6 +370,32 @@ static dnnl_status_t make_pack(const dnnl_product *g, entry **out, const sala_pr
 static sala_product_shape model_shape(sala_product_kind kind, int64_t n, int64_t k)
 {
     return (sala_product_shape){.kind = kind, .m = PIECE_LARGE, .n = n, .k = k, .lda = k, .ldc = n};
+}
+
+/* The entry of a model shape. Its B is laid out for all pieces alike, so all have to be fast. */
+static dnnl_status_t make_model(const dnnl_product *g, entry **out, const sala_product_shape *shape, char code[64])
+{
+    entry *e = NULL;
+    const dnnl_status_t st = make_product(g, &e, shape, NULL, code);
+    if (st != dnnl_success)
+        return st;
+    for (int variant = 0; variant < 4 && !e->plain; variant++) {
+        md a, c;
+        memset(&a, 0, sizeof a);
+        memset(&c, 0, sizeof c);
+        dnnl_primitive_desc_t pd = NULL;
+        sala_product_shape piece = *shape;
+        piece.m = variant & 1 ? PIECE_SMALL : PIECE_LARGE;
+        piece.lda = (shape->k + 1) / 2 * 2; /* as operands come */
+        piece.add = shape->kind == SALA_PRODUCT_BACK && variant >= 2;
+        e->plain = choose(g, &pd, &a, &c, &piece, MD_REF(e->b)) != dnnl_success || is_reference(code_of(pd));
+        if (pd)
+            dnnl->primitive_desc_destroy(pd);
+        md_free(&a);
+        md_free(&c);
+    }
+    *out = e;
+    return dnnl_success;
 }
 
 static void push(dnnl_product *g, entry *e)
@@ -373,14 +415,14 @@ static dnnl_status_t get_locked(dnnl_product *g, entry **out, bool pack, const s
         const sala_product_shape shape = model_shape(key->kind, key->n, key->k);
         model = find_entry(g, false, &shape);
         if (!model) {
-            const dnnl_status_t st = make_product(g, &model, &shape, NULL, NULL);
+            const dnnl_status_t st = make_model(g, &model, &shape, NULL);
             if (st != dnnl_success)
                 return st;
             push(g, model);
-            if (!pack && same_shape(&shape, key)) {
-                *out = model;
-                return dnnl_success;
-            }
+        }
+        if (model->plain || (!pack && same_shape(&shape, key))) {
+            *out = model;
+            return dnnl_success;
         }
     }
     entry *e = NULL;
@@ -409,20 +451,20 @@ static dnnl_status_t get_entry(const dnnl_product *g, entry **out, bool pack, co
 static dnnl_status_t execute(const dnnl_product *g, const entry *e, void *a, void *b, void *c, int worker)
 {
     const worker_args *w = &e->workers[worker];
-    dnnl_memory_set_data_handle(w->memory[ARG_A], a);
-    dnnl_memory_set_data_handle(w->memory[ARG_B], b);
+    dnnl->memory_set_data_handle(w->memory[ARG_A], a);
+    dnnl->memory_set_data_handle(w->memory[ARG_B], b);
     if (e->pack) {
         const dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, w->memory[ARG_A]},
                                         {DNNL_ARG_TO, w->memory[ARG_B]},
                                         {DNNL_ARG_SCRATCHPAD, w->memory[ARG_SCRATCH]}};
-        return dnnl_primitive_execute(e->primitive, g->streams[worker], w->scratch ? 3 : 2, args);
+        return dnnl->primitive_execute(e->primitive, g->streams[worker], w->scratch ? 3 : 2, args);
     }
-    dnnl_memory_set_data_handle(w->memory[ARG_C], c);
+    dnnl->memory_set_data_handle(w->memory[ARG_C], c);
     const dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, w->memory[ARG_A]},
                                     {DNNL_ARG_WEIGHTS, w->memory[ARG_B]},
                                     {DNNL_ARG_DST, w->memory[ARG_C]},
                                     {DNNL_ARG_SCRATCHPAD, w->memory[ARG_SCRATCH]}};
-    return dnnl_primitive_execute(e->primitive, g->streams[worker], w->scratch ? 4 : 3, args);
+    return dnnl->primitive_execute(e->primitive, g->streams[worker], w->scratch ? 4 : 3, args);
 }
 
 /* ---- bf16 products ---- */
@@ -493,7 +535,10 @@ static sala_status dnnl_prepare(sala_product *base, const sala_product_shape *s,
     const bool grad = s->kind == SALA_PRODUCT_GRAD;
     const int64_t rows = grad ? s->k : s->m;
     entry *e = NULL;
-    dnnl_status_t st = dnnl_success;
+    const sala_product_shape model = model_shape(s->kind, s->n, s->k);
+    dnnl_status_t st = grad ? dnnl_success : get_entry(g, &e, false, &model);
+    if (st == dnnl_success && e && e->plain)
+        return SALA_OK;
     static const int64_t pieces[] = {PIECE_LONG, PIECE_LARGE, PIECE_SMALL};
     for (size_t i = 0; i < SALA_ARRAY_LEN(pieces) && st == dnnl_success; i++) {
         const int64_t piece = pieces[i];
@@ -527,7 +572,9 @@ static size_t dnnl_pack_bytes(const sala_product *base, sala_product_kind kind, 
     const dnnl_product *g = (const dnnl_product *)base;
     const sala_product_shape shape = model_shape(kind, n, k);
     entry *e = NULL;
-    return get_entry(g, &e, false, &shape) == dnnl_success ? (e->b_bytes + 63) / 64 * 64 : 0;
+    if (get_entry(g, &e, false, &shape) != dnnl_success)
+        return 0;
+    return e->plain ? g->plain->ops->pack_bytes(g->plain, kind, n, k) : (e->b_bytes + 63) / 64 * 64;
 }
 
 /* Primitives were made and proven when the shape was announced, and the library has no way to fail beyond running out
@@ -546,6 +593,10 @@ static void dnnl_pack(const sala_product *base, void *dst, sala_product_kind kin
     const sala_product_shape key = {.kind = kind, .n = n, .k = k, .ldb = ldw};
     entry *e = NULL;
     dnnl_status_t st = get_entry(g, &e, true, &key);
+    if (st == dnnl_success && e->plain) {
+        g->plain->ops->pack(g->plain, dst, kind, n, k, w, ldw, worker);
+        return;
+    }
     const int before = alone();
     if (st == dnnl_success)
         st = execute(g, e, (void *)(uintptr_t)w, dst, NULL, worker);
@@ -559,6 +610,14 @@ static void run_bf16(const dnnl_product *g, const sala_product_shape *s, float *
 {
     const bool grad = s->kind == SALA_PRODUCT_GRAD;
     const int64_t rows = grad ? s->k : s->m;
+    if (!grad) {
+        const sala_product_shape shape = model_shape(s->kind, s->n, s->k);
+        entry *model = NULL;
+        if (get_entry(g, &model, false, &shape) == dnnl_success && model->plain) {
+            g->plain->ops->run(g->plain, s, c, a, b, worker);
+            return;
+        }
+    }
     uint8_t *aside = g->scratch + (size_t)worker * g->worker_bytes;
     for (int64_t at = 0; at < rows;) {
         const int64_t piece = next_piece(s->kind, rows - at);
@@ -571,6 +630,11 @@ static void run_bf16(const dnnl_product *g, const sala_product_shape *s, float *
         dnnl_status_t st = get_entry(g, &e, false, &key);
         if (st == dnnl_success && !whole && aside_bytes(s->n) > g->worker_bytes)
             st = dnnl_out_of_memory; /* never announced */
+        if (st == dnnl_success && e->plain) {
+            g->plain->ops->run(g->plain, &key, out, a + at * s->lda, b + at * s->ldb, worker);
+            at += piece;
+            continue;
+        }
         if (st == dnnl_success)
             st = execute(g, e, (void *)(uintptr_t)(a + at * s->lda), (void *)(uintptr_t)(grad ? b + at * s->ldb : b),
                          whole ? (void *)out : (void *)aside, worker);
@@ -592,8 +656,8 @@ static void run_bf16(const dnnl_product *g, const sala_product_shape *s, float *
 static void run_f32(const sala_product_shape *s, float *c, const float *a, const float *b)
 {
     const bool grad = s->kind == SALA_PRODUCT_GRAD;
-    const dnnl_status_t st = dnnl_sgemm(grad ? 'T' : 'N', s->kind == SALA_PRODUCT_OUT ? 'T' : 'N', s->m, s->n, s->k,
-                                        1.0f, a, s->lda, b, s->ldb, s->add ? 1.0f : 0.0f, c, s->ldc);
+    const dnnl_status_t st = dnnl->sgemm(grad ? 'T' : 'N', s->kind == SALA_PRODUCT_OUT ? 'T' : 'N', s->m, s->n, s->k,
+                                         1.0f, a, s->lda, b, s->ldb, s->add ? 1.0f : 0.0f, c, s->ldc);
     for (int64_t i = 0; st != dnnl_success && i < s->m; i++)
         must(st, c + i * s->ldc, s->n);
 }
@@ -621,13 +685,14 @@ static void dnnl_close(sala_product *base)
     }
     for (int w = 0; g->streams && w < base->n_workers; w++)
         if (g->streams[w])
-            dnnl_stream_destroy(g->streams[w]);
+            dnnl->stream_destroy(g->streams[w]);
     free(g->streams);
     if (g->engine)
-        dnnl_engine_destroy(g->engine);
+        dnnl->engine_destroy(g->engine);
     if (g->lock)
         sala_turn_close(g->lock);
     sala_os_pages_free(g->scratch, g->scratch_bytes);
+    sala_product_close(g->plain);
     free(g);
 }
 
@@ -642,39 +707,54 @@ static bool has_bf16(void)
 sala_status sala_product_open_dnnl(sala_product **out, const sala_product_params *p, sala_error *err)
 {
     const bool bf16 = p->precision == SALA_PRECISION_BF16;
+    const char *why = "";
     if (bf16 && !has_bf16())
         return sala_fail(err, SALA_E_UNSUPPORTED, "this CPU has no bf16 products");
+    dnnl = sala_dnnl_library(&why);
+    if (!dnnl)
+        return sala_fail(err, SALA_E_UNSUPPORTED, "%s", why);
     dnnl_product *g = calloc(1, sizeof *g);
     if (!g)
         return sala_fail_memory(err, sizeof *g);
     g->base = (sala_product){.ops = &dnnl_ops, .precision = p->precision, .n_workers = p->n_workers};
     const int before = alone();
     /* What we use we hold; the library's cache would keep it a second time. Products of f32 stay f32. */
-    dnnl_set_primitive_cache_capacity(0);
-    dnnl_set_default_fpmath_mode(dnnl_fpmath_mode_strict);
-    dnnl_status_t st = dnnl_engine_create(&g->engine, dnnl_cpu, 0);
+    dnnl->set_primitive_cache_capacity(0);
+    dnnl->set_default_fpmath_mode(dnnl_fpmath_mode_strict);
+    dnnl_status_t st = dnnl->engine_create(&g->engine, dnnl_cpu, 0);
     const int rc = sala_turn_open(&g->lock);
     g->streams = calloc((size_t)p->n_workers, sizeof *g->streams);
     if (st == dnnl_success && (rc || !g->streams))
         st = dnnl_out_of_memory;
     for (int w = 0; w < p->n_workers && st == dnnl_success; w++)
-        st = dnnl_stream_create(&g->streams[w], g->engine, dnnl_stream_default_flags);
-    char impl[64] = "";
+        st = dnnl->stream_create(&g->streams[w], g->engine, dnnl_stream_default_flags);
+    char code[64] = "";
+    bool slow = false;
     if (st == dnnl_success && bf16) {
         const sala_product_shape shape = model_shape(SALA_PRODUCT_OUT, 512, 512);
         entry *e = NULL;
-        st = make_product(g, &e, &shape, NULL, impl);
-        if (st == dnnl_success)
+        st = make_model(g, &e, &shape, code);
+        if (st == dnnl_success) {
+            slow = e->plain;
             push(g, e);
+        }
     }
     not_alone(before);
-    const dnnl_version_t *v = dnnl_version();
+    const dnnl_version_t *v = dnnl->version();
     snprintf(g->base.describe, sizeof g->base.describe, "oneDNN %d.%d.%d, %s%s%s", v->major, v->minor, v->patch,
-             bf16 ? "bf16" : "f32", bf16 ? " " : "", impl);
-    if (st != dnnl_success) {
+             bf16 ? "bf16" : "f32", bf16 ? " " : "", code);
+    sala_status status = SALA_OK;
+    if (st != dnnl_success)
+        status = sala_fail(err, st == dnnl_out_of_memory ? SALA_E_MEMORY : SALA_E_UNSUPPORTED,
+                           "oneDNN did not start (status %d)", (int)st);
+    else if (slow)
+        status = sala_fail(err, SALA_E_UNSUPPORTED, "oneDNN %d.%d.%d has no fast bf16 products here", v->major,
+                           v->minor, v->patch);
+    else if (bf16)
+        status = sala_product_open_plain(&g->plain, p, err);
+    if (status != SALA_OK) {
         dnnl_close(&g->base);
-        return sala_fail(err, st == dnnl_out_of_memory ? SALA_E_MEMORY : SALA_E_UNSUPPORTED,
-                         "oneDNN did not start (status %d)", (int)st);
+        return status;
     }
     *out = &g->base;
     return SALA_OK;

@@ -18,7 +18,7 @@ struct sala_product {
     const sala_product_ops *ops;
     sala_precision precision;
     int n_workers;
-    char describe[96];
+    char describe[256];
 };
 
 sala_status sala_product_open_plain(sala_product **out, const sala_product_params *p, sala_error *err);
