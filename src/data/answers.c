@@ -151,14 +151,22 @@ static bool in_input(const rendering *r, size_t at)
     return false;
 }
 
-static bool find(const rendering *r, size_t from, const char *what, size_t n, size_t *at)
+/* Whether the byte is one that may stand beside a message: the template's, or white space. */
+static bool is_border(const rendering *r, size_t at)
+{
+    return at >= r->bytes || sala_is_blank(r->text + at, 1) || !in_input(r, at);
+}
+
+/* What a template takes from a message it takes whole, so a part of another message is no hit. `opened`: something of
+ * the message stands in front, its reasoning. */
+static bool find(const rendering *r, size_t from, const char *what, size_t n, bool opened, size_t *at)
 {
     while (n && from < r->bytes) {
         const char *hit = memmem(r->text + from, r->bytes - from, what, n);
         if (!hit)
             return false;
         *at = (size_t)(hit - r->text);
-        if (in_input(r, *at))
+        if (in_input(r, *at) && (opened || *at == 0 || is_border(r, *at - 1)) && is_border(r, *at + n))
             return true;
         from = *at + 1;
     }
@@ -180,7 +188,7 @@ static bool find_message(const rendering *r, size_t from, const json_t *message,
         }
         while (n && sala_is_blank(s + n - 1, 1))
             n--;
-        if (find(r, from, s, n, begin)) {
+        if (find(r, from, s, n, pass > 0, begin)) {
             *end = *begin + n;
             return true;
         }
@@ -209,11 +217,16 @@ static sala_status mark_by_characters(const rendering *r, const sala_tokenizer *
         const json_t *message = json_array_get(messages, i);
         size_t begin, end;
         if (!find_message(r, from, message, &begin, &end)) {
-            if (!is_answer(message))
+            /* Templates leave out or rewrite much, but what a user says in words they write. If it is not there, one of
+             * the messages before was found where it is not. */
+            const json_t *content = json_object_get(message, "content");
+            const bool said = strcmp(role_of(message), "user") == 0 && json_is_string(content) &&
+                              !sala_is_blank(json_string_value(content), json_string_length(content));
+            if (!is_answer(message) && !said)
                 continue;
             status = sala_fail(err, SALA_E_INVALID,
-                               "message %zu: the chat template does not write this answer as it stands, so that its "
-                               "tokens cannot be told from the others",
+                               "message %zu: the chat template does not write it as it stands, so that the tokens of "
+                               "answers cannot be told from the others",
                                i);
             break;
         }
