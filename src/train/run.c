@@ -631,7 +631,6 @@ static sala_status one_step(run *r, sala_error *err)
     const sala_run_stage *s = &r->view.stages[0];
     const double start = sala_os_seconds();
     SALA_TRY(sala_loader_next(r->loader, &batches, &n_batches, &supervised, err));
-    SALA_TRY(dump_batches(r, batches, n_batches, err));
     const sala_status st =
         sala_trainer_step(r->trainer, batches, n_batches, supervised, sala_run_lr(&r->c, r->step + 1), &result, err);
     if (st != SALA_OK)
@@ -641,6 +640,7 @@ static sala_status one_step(run *r, sala_error *err)
                                                r->step + 1, r->last_save)
                             : sala_fail_prefix(err, st, "step %" PRId64, r->step + 1);
     const double seconds = sala_os_seconds() - start;
+    SALA_TRY(dump_batches(r, batches, n_batches, err));
     r->step++;
     sala_trainer_state_of(r->trainer)->step = r->step;
     result.step = r->step;
