@@ -79,6 +79,12 @@ bench-peers: setup ## several models next to llama.cpp, alternating, with ratios
 	@$(call build_preset,release,sala)
 	@bench/peers/run.sh
 
+.PHONY: bench-train
+bench-train: setup ## training steps next to PyTorch: speed, memory, share of the peak (WORKS=, ROUNDS=, QUICK=1, PUBLISH=1)
+	@tools/install-deps.sh --parity
+	@$(call build_preset,release,sala)
+	@bench/train/run.sh
+
 .PHONY: bench-depth
 bench-depth: setup ## speed and memory from 0 to a million tokens, random weights (12 GB of disk, 24 GB of memory)
 	@$(call build_preset,release,sala)

