@@ -28,6 +28,9 @@ typedef struct fixture {
     int64_t used;
     double tolerance;
     const char *what; /* kernels and precision, for messages */
+    /* Of all comparisons, the one that came nearest to its limit. */
+    double worst, worst_limit;
+    char worst_name[64];
 } fixture;
 
 enum { FIXTURE_NUMBERS = 1 << 20 };
@@ -42,10 +45,15 @@ typedef struct fixture_kind {
 
 static const fixture_kind fixture_kinds[] = {
     {"ref", "ref", SALA_PRECISION_F32, true, 1},
+    {"ref bf16", "ref", SALA_PRECISION_BF16, true, 1},
 #ifndef SALA_TRAIN_F64
-    {"avx2", "avx2", SALA_PRECISION_F32, true, 2},      {"avx512", "avx512", SALA_PRECISION_F32, true, 3},
-    {"neon", "neon", SALA_PRECISION_F32, true, 2},      {"auto", NULL, SALA_PRECISION_F32, false, 2},
-    {"auto bf16", NULL, SALA_PRECISION_BF16, false, 2}, {"auto bf16 emulated", NULL, SALA_PRECISION_BF16, true, 2},
+    {"avx2 bf16", "avx2", SALA_PRECISION_BF16, true, 2},
+    {"avx2", "avx2", SALA_PRECISION_F32, true, 2},
+    {"avx512", "avx512", SALA_PRECISION_F32, true, 3},
+    {"neon", "neon", SALA_PRECISION_F32, true, 2},
+    {"auto", NULL, SALA_PRECISION_F32, false, 2},
+    {"auto bf16", NULL, SALA_PRECISION_BF16, false, 2},
+    {"auto bf16 emulated", NULL, SALA_PRECISION_BF16, true, 2},
 #endif
 };
 
@@ -125,17 +133,34 @@ static inline double distance(const sala_num *got, const vec *want)
 }
 
 /* Written so that a NaN fails. */
-static inline void expect_near(const fixture *f, const sala_num *got, const vec_file *file, const char *name,
+static inline void expect_near(fixture *f, const sala_num *got, const vec_file *file, const char *name,
                                double tolerance)
 {
     const double d = distance(got, vec_get(file, name));
     if (!(d <= tolerance))
         fail_msg("%s: %s is %.3g off, %.1g is allowed", f->what, name, d, tolerance);
+    if (!f->worst_limit || d / tolerance > f->worst / f->worst_limit) {
+        f->worst = d;
+        f->worst_limit = tolerance;
+        snprintf(f->worst_name, sizeof f->worst_name, "%s", name);
+    }
 }
 
-static inline void expect(const fixture *f, const sala_num *got, const vec_file *file, const char *name)
+static inline void expect(fixture *f, const sala_num *got, const vec_file *file, const char *name)
 {
     expect_near(f, got, file, name, f->tolerance);
+}
+
+/* A line of the table of gradient checks (tests/grad/table.sh): what was compared, over which numbers, how far off the
+ * worst of its gradients was, and how far it may be. */
+static inline void grad_report(const char *what, const char *kind, double off, double limit, const char *worst)
+{
+#ifdef SALA_TRAIN_F64
+    const char *numbers = "f64";
+#else
+    const char *numbers = strstr(kind, "bf16") ? "bf16" : "f32";
+#endif
+    printf("gradient\t%s\t%s\t%s\t%.1e\t%.1e\t%s\n", what, numbers, kind, off, limit, worst);
 }
 
 static inline sala_num *nums(int64_t n)

@@ -4,6 +4,11 @@ the references of tests/parity (sala_ref.py), whose softmax, recurrences and blo
 weights are those of tests/fixtures/make_checkpoint.py, rounded to f32. Two documents share a batch and see nothing of each other.
 Blocks are selected by the reference itself; a draw in which a selection is a close call is thrown away.
 
+For bf16 runs the same models are computed once more, with operands rounded where the program rounds them (bf16_ref.py): the double
+build has to agree with that to 1e-6. A build with f32 sums cannot, since a sum that ends elsewhere in its last bit is rounded to the
+other side once in a while, and that spreads; how far it spreads is found here, too, by disturbing what is rounded by DISTURBED of
+itself, several times, and the largest distance of each gradient, doubled, is frozen as the limit.
+
 Needs torch, numpy and safetensors (tests/parity/requirements.txt). Run from anywhere; writes vectors/model-*.vec."""
 import json
 import math
@@ -16,6 +21,7 @@ import torch
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "parity"), str(HERE.parent / "fixtures")]
 
+from bf16_ref import Rounding, rounded_net  # noqa: E402
 from make_checkpoint import build_config, hypenet, preset, sala, shape, sparse, tensor_table, uniform  # noqa: E402
 from sala_ref import Model, Sparse  # noqa: E402
 from vectors import rough, save  # noqa: E402
@@ -23,6 +29,8 @@ from vectors import rough, save  # noqa: E402
 torch.set_default_dtype(torch.float64)
 
 VOCAB, ZLOSS = 48, 1e-3
+DISTURBED, DRAWS = 2.0**-22, 8  # about what sums of 32 to 64 numbers in f32 are off by
+LEAST_GAP = 4e-3  # of scores, relative: selections that are closer may go the other way in bf16
 SMALL = {"hidden_size": 32, "intermediate_size": 40, "vocab_size": VOCAB}
 
 # name: family, config, lengths of the documents
@@ -55,6 +63,14 @@ class Net(Model):
         table = lambda fn: torch.tensor(np.concatenate([fn(angle.astype("f8")).astype("f4").astype("f8")] * 2, -1))
         return table(np.cos), table(np.sin)
 
+    def logits_of(self, h):
+        return h @ self.weight("model.embed_tokens.weight" if self.c["tie_word_embeddings"] else "lm_head.weight").T
+
+    def feed(self, x, p):
+        bias = self.c.get("mlp_bias", False)
+        y = torch.nn.functional.silu(self.linear(x, p + "gate_proj", bias)) * self.linear(x, p + "up_proj", bias)
+        return self.linear(y, p + "down_proj", bias)
+
     def run(self, ids):
         """One document: logits with a graph behind them."""
         c, n = self.c, len(ids)
@@ -64,17 +80,49 @@ class Net(Model):
         mup = self.family.startswith("minicpm")
         residual = c["scale_depth"] / math.sqrt(c["num_hidden_layers"]) if mup else 1.0
         self.cos, self.sin = self.angles(n)
-        bias = c.get("mlp_bias", False)
         h = self.weight("model.embed_tokens.weight")[ids] * (c["scale_emb"] if mup else 1.0)
         for layer in range(c["num_hidden_layers"]):
             p = "model.layers.%d." % layer
             x = self.norm(h, p + "input_layernorm")
             h = h + residual * (self.lightning if self.is_lightning(layer) else self.attention)(x, p + "self_attn.")
             x = self.norm(h, p + "post_attention_layernorm")
-            y = torch.nn.functional.silu(self.linear(x, p + "mlp.gate_proj", bias)) * self.linear(x, p + "mlp.up_proj", bias)
-            h = h + residual * self.linear(y, p + "mlp.down_proj", bias)
-        h = self.norm(h, "model.norm") / (c["hidden_size"] / c["dim_model_base"] if mup else 1.0)
-        return h @ self.weight("model.embed_tokens.weight" if c["tie_word_embeddings"] else "lm_head.weight").T
+            h = h + residual * self.feed(x, p + "mlp.")
+        return self.logits_of(self.norm(h, "model.norm") / (c["hidden_size"] / c["dim_model_base"] if mup else 1.0))
+
+
+def descend(net, documents):
+    """Mean loss, the same with z-loss, all gradients, the closest selection and how many blocks selections left out."""
+    losses, squares, closest, skipping = [], [], math.inf, 0
+    for tokens, target in documents:
+        z = net.run(tokens)
+        lse = torch.logsumexp(z, -1)
+        use = target >= 0
+        losses.append((lse - z.gather(1, target.clamp(min=0)[:, None])[:, 0])[use])
+        squares.append((lse * lse)[use])
+        closest, skipping = min(closest, net.gaps.min().item()), skipping + net.skipping
+    nll, square = torch.cat(losses), torch.cat(squares)
+    total = (nll + ZLOSS * square).mean()
+    return [nll.mean().item(), total.item()], torch.autograd.grad(total, list(net.w.values())), closest, skipping
+
+
+def distance(a, b):
+    return ((a - b).norm() / b.norm()).item()
+
+
+def rounded(c, weights, documents):
+    """What bf16 runs have to give, and how far those with f32 sums may be from it; None when a selection is a close call."""
+    loss, grads, closest, _ = descend(rounded_net(Net)(c, weights, Rounding()), documents)
+    if closest < LEAST_GAP:
+        return None
+    limits = [0.0] * (len(grads) + 1)
+    for draw in range(DRAWS):
+        other, theirs, _, _ = descend(rounded_net(Net)(c, weights, Rounding(DISTURBED, draw)), documents)
+        limits[0] = max(limits[0], abs(other[1] / loss[1] - 1))
+        for i, (a, b) in enumerate(zip(theirs, grads)):
+            limits[i + 1] = max(limits[i + 1], distance(a, b))
+    arrays = {"bf16.loss": np.array(loss), "bf16.limits": np.array([2 * x for x in limits])}
+    arrays.update({"bf16.d." + key: rough(grad) for key, grad in zip(weights, grads)})
+    return arrays
 
 
 def attempt(name, seed):
@@ -85,30 +133,24 @@ def attempt(name, seed):
         values = np.array(list(uniform(tensor, seed, math.prod(dims)))) * spread + centre
         weights[tensor] = torch.tensor(values.astype("f4").astype("f8")).reshape(dims).requires_grad_(True)
     gen = torch.Generator().manual_seed(seed)
-    net, ids, labels, losses, squares, closest, skipping = Net(c, weights), [], [], [], [], math.inf, 0
+    net, documents = Net(c, weights), []
     for n in lengths:
         tokens = torch.randint(0, VOCAB, (n,), generator=gen)
         target = torch.cat([tokens[1:], torch.tensor([-1])])
         target[torch.rand(n, generator=gen) < 0.2] = -1  # places without a loss
-        z = net.run(tokens)
-        lse = torch.logsumexp(z, -1)
-        use = target >= 0
-        losses.append((lse - z.gather(1, target.clamp(min=0)[:, None])[:, 0])[use])
-        squares.append((lse * lse)[use])
-        ids.append(tokens)
-        labels.append(target)
-        closest, skipping = min(closest, net.gaps.min().item()), skipping + net.skipping
+        documents.append((tokens, target))
+    loss, grads, closest, skipping = descend(net, documents)
     assert net.used == set(weights), set(weights) - net.used
     if closest < 1e-3:
         return None
     if net.sparse and max(lengths) >= net.sparse.dense_len:
         assert skipping, "nothing was left out: the model shows nothing of selection"
-    nll, square = torch.cat(losses), torch.cat(squares)
-    total = (nll + ZLOSS * square).mean()
-    grads = torch.autograd.grad(total, list(weights.values()))
+    half = rounded(c, weights, documents)
+    if not half:
+        return None
     arrays = {"config": np.frombuffer(json.dumps(c).encode(), dtype="u1").astype("i4"),
-              "ids": torch.cat(ids).numpy(), "labels": torch.cat(labels).numpy(), "lengths": np.array(lengths),
-              "zloss": np.array([ZLOSS]), "loss": np.array([nll.mean().item(), total.item()])}
+              "ids": torch.cat([d[0] for d in documents]).numpy(), "labels": torch.cat([d[1] for d in documents]).numpy(),
+              "lengths": np.array(lengths), "zloss": np.array([ZLOSS]), "loss": np.array(loss), **half}
     for (key, value), grad in zip(weights.items(), grads):
         assert grad.abs().max() > 0, key
         arrays[key] = value.detach().numpy()

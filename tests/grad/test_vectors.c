@@ -13,6 +13,7 @@ static void run_case(const char *file, const sala_backend_limits *limits, case_f
         if (!fixture_open(&f, &fixture_kinds[i], limits))
             continue;
         fn(&f, &v);
+        grad_report(file + strlen("op-"), f.what, f.worst, f.worst_limit, f.worst_name);
         fixture_close(&f);
     }
     vec_close(&v);
@@ -360,13 +361,13 @@ static void lightning_case(fixture *f, const vec_file *v)
                                           .states = states,
                                           .states_every = every};
         f->ops->lightning(f->be, &args);
-        expect(f, o, v, "out.o");
+        expect_near(f, o, v, "out.o", EXACT);
         const sala_lightning_back_args back = {
             .fwd = args, .states = states, .states_every = every, .d_out = d_out, .dq = dq, .dk = dk, .dv = dv};
         f->grad->lightning_back(f->be, &back);
-        expect(f, dq, v, "d.q");
-        expect(f, dk, v, "d.k");
-        expect(f, dv, v, "d.v");
+        expect_near(f, dq, v, "d.q", EXACT);
+        expect_near(f, dk, v, "d.k", EXACT);
+        expect_near(f, dv, v, "d.v", EXACT);
         free(o);
         free(states);
         free(dq);
