@@ -18,6 +18,13 @@ foreach(f ${unit_files})
     set_tests_properties(${mod}_${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 300)
 endforeach()
 
+# Counts what a step allocates.
+if(TARGET test_train_step_memory)
+    foreach(f malloc calloc realloc aligned_alloc sala_os_pages_alloc)
+        target_link_options(test_train_step_memory PRIVATE -Wl,--wrap=${f})
+    endforeach()
+endif()
+
 file(GLOB check_files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/check/*.c)
 if(check_files)
     add_executable(sala_check ${check_files})
