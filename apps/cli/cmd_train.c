@@ -112,6 +112,10 @@ static int run_file(const cli_options *o, const char *path)
     st = sala_train_run(&c, &options, &hooks, &err);
     const int sig = cli_train_watch_end();
     sala_run_config_free(&c);
+    if (st == SALA_E_CANCELLED && sig) {
+        cli_say("%s", err.message);
+        return 128 + sig;
+    }
     if (st != SALA_OK)
         return cli_fail_error(&err);
     return sig ? 128 + sig : cli_flush(CLI_DONE);
@@ -150,9 +154,10 @@ static int inspect_run(const cli_options *o, const char *const *args, int n)
     if (!found)
         rc = cli_fail("%s holds no %ssave", args[0], damaged ? "undamaged " : "");
     else if (o->json)
-        rc = cli_print_json(json_pack("{s:I,s:s,s:I,s:I,s:i,s:s}", "step", (json_int_t)save.step, "save", save.path,
+        rc = cli_print_json(json_pack("{s:I,s:s,s:I,s:I,s:I,s:i,s:s}", "step", (json_int_t)save.step, "save", save.path,
                                       "updates", (json_int_t)save.trainer.updates, "stage",
-                                      (json_int_t)save.loader.stage, "damaged", damaged, "config", save.config_text));
+                                      (json_int_t)save.loader.stage, "rewinds", (json_int_t)save.rewinds, "damaged",
+                                      damaged, "config", save.config_text));
     else
         printf("%s\nstep %" PRId64 ", %" PRId64 " updates, stage %" PRIu64 ", %" PRIu64 " sequences of it\n%s",
                save.path, save.step, save.trainer.updates, save.loader.stage, save.loader.sequences, save.config_text);

@@ -1,6 +1,7 @@
 /* metrics.jsonl and the event file of a run. Lines of a step are written with one write each, so that a killed run
  * leaves at most one torn line, which the next start cuts. Resuming cuts what lies behind the save: no step appears
- * twice. */
+ * twice. What the medium does not take (a full disk) waits in memory and is tried again with the next line; only a
+ * sync, which comes before a save, fails for it. */
 #include "train/metrics.h"
 
 #include "base/json.h"
@@ -19,14 +20,14 @@
 typedef struct line_file {
     char *path;
     sala_store *store;
-    uint64_t at; /* its end */
+    uint64_t at;   /* its end */
+    sala_buf wait; /* what is not in the file yet */
+    int trouble;   /* why: an errno */
 } line_file;
 
 struct sala_metrics {
-    bool silent; /* a rank that writes nothing */
-    line_file lines, samples;
-    sala_store *events; /* NULL: not asked for */
-    uint64_t events_at;
+    bool silent;                      /* a rank that writes nothing */
+    line_file lines, samples, events; /* events.store NULL: not asked for */
     sala_buf buf;
 };
 
@@ -126,14 +127,23 @@ static sala_status open_lines(line_file *f, const char *out_dir, const char *nam
     return SALA_OK;
 }
 
-static sala_status flush_events(sala_metrics *m, sala_error *err)
+/* Writes what waits, m->buf at its end. A write that did not go through is undone, so that the next one is not glued to
+ * half a line. */
+static sala_status flush(sala_metrics *m, line_file *f, sala_error *err)
 {
-    int e = m->buf.failed ? ENOMEM : 0;
-    if (!e && m->buf.len)
-        e = sala_os_store_write(m->events, m->events_at, m->buf.data, m->buf.len);
-    m->events_at += m->buf.len;
+    sala_buf_add(&f->wait, m->buf.data ? m->buf.data : "", m->buf.len);
+    const bool failed = m->buf.failed || f->wait.failed;
     sala_buf_clear(&m->buf);
-    return e ? sala_fail_errno(err, e, "could not write the event file beside %s", m->lines.path) : SALA_OK;
+    if (failed)
+        return sala_fail_memory(err, f->wait.len);
+    f->trouble = f->wait.len ? sala_os_store_write(f->store, f->at, f->wait.data, f->wait.len) : 0;
+    if (f->trouble) {
+        (void)sala_os_store_resize(f->store, f->at); /* a torn line would be cut by the next start, too */
+        return SALA_OK;
+    }
+    f->at += f->wait.len;
+    sala_buf_clear(&f->wait);
+    return SALA_OK;
 }
 
 static sala_status open_events(sala_metrics *m, const char *out_dir, int64_t resume_step, sala_error *err)
@@ -142,21 +152,20 @@ static sala_status open_events(sala_metrics *m, const char *out_dir, int64_t res
     const double now = sala_os_wall_seconds();
     sala_os_host_name(host, sizeof host);
     snprintf(name, sizeof name, "events.out.tfevents.%010.0f.%s.%" PRId64, floor(now), host, sala_os_process_id());
-    char *path = sala_path_join(out_dir, name);
-    if (!path)
+    line_file *f = &m->events;
+    f->path = sala_path_join(out_dir, name);
+    if (!f->path)
         return sala_fail_memory(err, strlen(out_dir));
     int64_t holder;
-    int e = sala_os_store_open(&m->events, path, SALA_STORE_CREATE, &holder);
+    int e = sala_os_store_open(&f->store, f->path, SALA_STORE_CREATE, &holder);
     if (!e) /* opened twice within a second, as by a rewind: it goes on */
-        e = sala_os_store_size(m->events, &m->events_at);
-    const sala_status st = e ? sala_fail_errno(err, e, "could not make %s", path) : SALA_OK;
-    free(path);
-    if (st != SALA_OK)
-        return st;
+        e = sala_os_store_size(f->store, &f->at);
+    if (e)
+        return sala_fail_errno(err, e, "could not make %s", f->path);
     sala_tf_version(&m->buf, now);
     /* Of a killed run without a save there may be files as well. */
     sala_tf_restart(&m->buf, now, resume_step + 1);
-    return flush_events(m, err);
+    return flush(m, f, err);
 }
 
 sala_status sala_metrics_open(sala_metrics **out, const char *out_dir, int64_t resume_step, bool tensorboard,
@@ -184,13 +193,25 @@ void sala_metrics_close(sala_metrics *m)
 {
     if (!m)
         return;
-    sala_os_store_close(m->lines.store);
-    sala_os_store_close(m->samples.store);
-    sala_os_store_close(m->events);
+    line_file *const files[] = {&m->lines, &m->samples, &m->events};
+    for (size_t i = 0; i < SALA_ARRAY_LEN(files); i++) {
+        if (files[i]->wait.len) /* the last chance */
+            (void)sala_os_store_write(files[i]->store, files[i]->at, files[i]->wait.data, files[i]->wait.len);
+        sala_os_store_close(files[i]->store);
+        sala_buf_free(&files[i]->wait);
+        free(files[i]->path);
+    }
     sala_buf_free(&m->buf);
-    free(m->lines.path);
-    free(m->samples.path);
     free(m);
+}
+
+const char *sala_metrics_waits(const sala_metrics *m)
+{
+    const line_file *const files[] = {&m->lines, &m->samples, &m->events};
+    for (size_t i = 0; i < SALA_ARRAY_LEN(files); i++)
+        if (files[i]->wait.len)
+            return strerror(files[i]->trouble);
+    return NULL;
 }
 
 uint64_t sala_metrics_bytes(const sala_metrics *m)
@@ -200,14 +221,19 @@ uint64_t sala_metrics_bytes(const sala_metrics *m)
 
 sala_status sala_metrics_sync(sala_metrics *m, sala_error *err)
 {
-    if (m->silent)
-        return SALA_OK;
-    int e = sala_os_store_sync(m->lines.store);
-    if (!e)
-        e = sala_os_store_sync(m->samples.store);
-    if (!e && m->events)
-        e = sala_os_store_sync(m->events);
-    return e ? sala_fail_errno(err, e, "could not sync %s", m->lines.path) : SALA_OK;
+    line_file *const files[] = {&m->lines, &m->samples, &m->events};
+    for (size_t i = 0; i < SALA_ARRAY_LEN(files) && !m->silent; i++) {
+        line_file *f = files[i];
+        if (!f->store)
+            continue;
+        const sala_status st = flush(m, f, err);
+        if (st != SALA_OK)
+            return st;
+        const int e = f->trouble ? f->trouble : sala_os_store_sync(f->store);
+        if (e)
+            return sala_fail_errno(err, e, "could not write %s", f->path);
+    }
+    return SALA_OK;
 }
 
 /* ---- lines ---- */
@@ -221,17 +247,10 @@ static void add_number(sala_buf *b, const char *key, double v, int digits)
         sala_buf_printf(b, ",\"%s\":null", key);
 }
 
-/* A line that a full disk tore is cut again at once: the next one must not be glued to it. */
 static sala_status write_line(sala_metrics *m, line_file *f, sala_error *err)
 {
     sala_buf_add_str(&m->buf, "}\n");
-    int e = m->buf.failed ? ENOMEM : sala_os_store_write(f->store, f->at, m->buf.data, m->buf.len);
-    if (!e)
-        f->at += m->buf.len;
-    else
-        (void)sala_os_store_resize(f->store, f->at);
-    sala_buf_clear(&m->buf);
-    return e ? sala_fail_errno(err, e, "could not write %s", f->path) : SALA_OK;
+    return flush(m, f, err);
 }
 
 sala_status sala_metrics_step(sala_metrics *m, const sala_step_result *r, double tokens_per_second,
@@ -260,7 +279,7 @@ sala_status sala_metrics_step(sala_metrics *m, const sala_step_result *r, double
     if (r->zloss != 0)
         add_number(b, "zloss", r->zloss, 9);
     const sala_status st = write_line(m, &m->lines, err);
-    if (st != SALA_OK || !m->events)
+    if (st != SALA_OK || !m->events.store)
         return st;
     const sala_tf_value values[] = {{"train/loss", r->loss},
                                     {"train/lr", r->lr},
@@ -269,7 +288,7 @@ sala_status sala_metrics_step(sala_metrics *m, const sala_step_result *r, double
                                     {"speed/share_of_peak", share_of_peak},
                                     {"train/mtp_loss", r->mtp_loss}};
     sala_tf_scalars(b, sala_os_wall_seconds(), r->step, values, (int)SALA_ARRAY_LEN(values) - (r->mtp_loss == 0));
-    return flush_events(m, err);
+    return flush(m, &m->events, err);
 }
 
 sala_status sala_metrics_more(sala_metrics *m, int64_t step, const char *kind, const char *const *names,
@@ -281,12 +300,12 @@ sala_status sala_metrics_more(sala_metrics *m, int64_t step, const char *kind, c
     for (int i = 0; i < n; i++)
         add_number(&m->buf, names[i], values[i], 9);
     sala_status st = write_line(m, &m->lines, err);
-    for (int i = 0; i < n && st == SALA_OK && m->events; i++) {
+    for (int i = 0; i < n && st == SALA_OK && m->events.store; i++) {
         char tag[96];
         snprintf(tag, sizeof tag, "%s/%s", kind, names[i]);
         const sala_tf_value value = {tag, values[i]};
         sala_tf_scalars(&m->buf, sala_os_wall_seconds(), step, &value, 1);
-        st = flush_events(m, err);
+        st = flush(m, &m->events, err);
     }
     return st;
 }

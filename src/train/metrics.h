@@ -16,9 +16,12 @@ sala_status sala_metrics_more(sala_metrics *m, int64_t step, const char *kind, c
                               const double *values, int n, sala_error *err);
 /* {"step", "prompt", "text"} in samples.jsonl, which is cut like metrics.jsonl. */
 sala_status sala_metrics_sample(sala_metrics *m, int64_t step, const char *prompt, const char *text, sala_error *err);
-sala_status sala_metrics_sync(sala_metrics *m, sala_error *err); /* before a checkpoint */
-uint64_t sala_metrics_bytes(const sala_metrics *m);              /* of metrics.jsonl */
-void sala_metrics_close(sala_metrics *m);                        /* NULL is fine */
+/* Before a checkpoint: everything is on the medium, or this fails. What a full disk does not take otherwise waits for
+ * the next line. */
+sala_status sala_metrics_sync(sala_metrics *m, sala_error *err);
+const char *sala_metrics_waits(const sala_metrics *m); /* why lines wait, NULL: none does */
+uint64_t sala_metrics_bytes(const sala_metrics *m);    /* of metrics.jsonl */
+void sala_metrics_close(sala_metrics *m);              /* NULL is fine */
 
 typedef struct sala_curve {
     double *step, *value;

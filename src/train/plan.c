@@ -6,7 +6,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-enum { PASS_ROWS = 2048, FEED_TILE = 1024, STATES_EVERY = 4 };
+enum { FEED_TILE = 1024, STATES_EVERY = 4 };
 
 sala_backend_limits sala_train_limits(const sala_run_config *run, int64_t rows)
 {
@@ -172,16 +172,30 @@ static void give_up(sala_train_plan *p, sala_recompute how, const sala_run_confi
     }
 }
 
+/* "feed:3,layer:1": of the last so many layers. */
+static int of_last(const char *words, const char *name, int n_layers)
+{
+    const char *p = strstr(words, name);
+    if (!p)
+        return 0;
+    p += strlen(name);
+    const long n = *p == ':' ? strtol(p + 1, NULL, 10) : n_layers;
+    return n < n_layers ? (int)n : n_layers;
+}
+
 static bool choose_layers(sala_train_plan *p, const sala_run_config *run, const sala_params *params)
 {
-    static const char *const words[] = {"none", "feed", "layer"};
-    for (int i = 0; run->recompute && i < 3; i++)
-        if (strcmp(run->recompute, words[i]) == 0) {
-            set_layers(p, (sala_recompute)i);
-            count_bytes(p, run, params);
-            return fits(p);
-        }
     set_layers(p, SALA_RECOMPUTE_NONE);
+    if (run->recompute && strcmp(run->recompute, "auto") != 0) {
+        const int feed = of_last(run->recompute, "feed", p->n_layers);
+        const int layer = of_last(run->recompute, "layer", p->n_layers);
+        for (int i = 0; i < p->n_layers; i++) /* from the last */
+            p->layers[p->n_layers - 1 - i] = i < layer  ? SALA_RECOMPUTE_LAYER
+                                             : i < feed ? SALA_RECOMPUTE_FEED
+                                                        : SALA_RECOMPUTE_NONE;
+        count_bytes(p, run, params);
+        return fits(p);
+    }
     count_bytes(p, run, params);
     give_up(p, SALA_RECOMPUTE_FEED, run, params);
     give_up(p, SALA_RECOMPUTE_LAYER, run, params);
@@ -192,11 +206,7 @@ static sala_status choose(sala_train_plan *p, const sala_run_config *run, const 
 {
     const int64_t longest = longest_sequence(run);
     const bool free_rows = run->rows_per_pass <= 0;
-    int64_t asked = free_rows ? sala_max_i64(PASS_ROWS, longest) : run->rows_per_pass;
-    if (asked < longest)
-        return sala_fail(err, SALA_E_INVALID,
-                         "compute.rows_per_pass is %" PRId64 "; a sequence of %" PRId64 " tokens does not fit into it",
-                         asked, longest);
+    int64_t asked = sala_max_i64(free_rows ? SALA_PASS_ROWS : run->rows_per_pass, longest);
     for (;; asked = longest) {
         p->rows = rows_of(run, asked, p->n_ranks);
         p->tile_rows = sala_min_i64(FEED_TILE, p->rows);
@@ -259,15 +269,20 @@ static void print_kinds(sala_buf *out, const sala_config *c)
     sala_buf_add_char(out, ')');
 }
 
-static uint64_t mib(uint64_t bytes)
+/* In MiB, with a decimal where there are few. */
+static const char *mib(char dst[24], uint64_t bytes)
 {
-    return (bytes + (1 << 19)) >> 20;
+    const double x = (double)bytes / (1 << 20);
+    snprintf(dst, 24, "%.*f", x < 9.95, x);
+    return dst;
 }
 
 void sala_train_plan_print(sala_buf *out, const sala_train_plan *p, const sala_run_config *run, const char *products)
 {
     const sala_config *c = &run->shape;
-    sala_buf_printf(out, "model      %.2f M weights, %d layers", (double)p->n_weights / 1e6, c->n_layers);
+    char number[24], scratch[24], data[24];
+    sala_buf_printf(out, "model      %.2f M weights, %d layer%s", (double)p->n_weights / 1e6, c->n_layers,
+                    c->n_layers == 1 ? "" : "s");
     print_kinds(out, c);
     sala_buf_printf(out, ", vocabulary %d, %s%s\n", c->n_vocab, c->tied_head ? "tied" : "a head of its own",
                     run->mtp_depth > 0 ? ", one block for the token after the next" : "");
@@ -285,7 +300,7 @@ void sala_train_plan_print(sala_buf *out, const sala_train_plan *p, const sala_r
         if (run->n_stages > 1)
             sala_buf_printf(out, " (%s)", s->name ? s->name : "stage");
         if (i + 1 == run->n_stages)
-            sala_buf_printf(out, "; %.0f MFLOP a token", p->flops_per_token / 1e6);
+            sala_buf_printf(out, "; %.*f MFLOP a token", p->flops_per_token < 9.95e6, p->flops_per_token / 1e6);
         sala_buf_add_char(out, '\n');
     }
     int feed = 0, layer = 0;
@@ -293,17 +308,17 @@ void sala_train_plan_print(sala_buf *out, const sala_train_plan *p, const sala_r
         feed += p->layers[l] == SALA_RECOMPUTE_FEED;
         layer += p->layers[l] == SALA_RECOMPUTE_LAYER;
     }
-    sala_buf_printf(out, "memory     values %" PRIu64 " MiB, gradients %" PRIu64 ", moments %" PRIu64, mib(p->values),
-                    mib(p->grads), mib(p->moments));
+    sala_buf_printf(out, "memory     values %s MiB", mib(number, p->values));
+    sala_buf_printf(out, ", gradients %s", mib(number, p->grads));
+    sala_buf_printf(out, ", moments %s", mib(number, p->moments));
     if (p->packs)
-        sala_buf_printf(out, ", packs %" PRIu64, mib(p->packs));
-    sala_buf_printf(out, ", tape %" PRIu64, mib(p->tape));
+        sala_buf_printf(out, ", packs %s", mib(number, p->packs));
+    sala_buf_printf(out, ", tape %s", mib(number, p->tape));
     if (feed || layer)
         sala_buf_printf(out, " (made again: feed-forward part of %d layers, all of %d; %.1f %% more work)", feed, layer,
                         100 * p->recompute_share);
-    sala_buf_printf(out,
-                    ", scratch %" PRIu64 ", data %" PRIu64 "\n           = ", mib(p->layer_scratch + p->device_scratch),
-                    mib(p->loader));
+    sala_buf_printf(out, ", scratch %s, data %s\n           = ", mib(scratch, p->layer_scratch + p->device_scratch),
+                    mib(data, p->loader));
     char total[32], limit[32];
     sala_buf_printf(out, "%s", sala_format_bytes(total, p->total));
     if (p->limit)

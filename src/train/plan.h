@@ -5,6 +5,9 @@
 #include "model/layer.h"
 #include "train/params.h"
 
+/* Rows of a pass where the run does not say and memory allows. */
+enum { SALA_PASS_ROWS = 2048 };
+
 typedef enum sala_recompute {
     SALA_RECOMPUTE_NONE,
     SALA_RECOMPUTE_FEED,  /* gate and up are made again, tile by tile */
@@ -27,7 +30,8 @@ typedef struct sala_train_plan {
 } sala_train_plan;
 
 /* Chooses rows and recomputation so that total <= limit: none, then feed, then layer, from the last layer to the first
- * (what is made again there is still warm). SALA_E_MEMORY says the least that is needed. */
+ * (what is made again there is still warm). A pass has at least one sequence, whatever rows_per_pass says.
+ * SALA_E_MEMORY says the least that is needed. */
 sala_status sala_train_plan_make(sala_train_plan *out, const sala_run_config *run, const sala_params *params,
                                  uint64_t limit, int n_threads, int n_ranks, sala_error *err);
 void sala_train_plan_free(sala_train_plan *p);

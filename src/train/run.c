@@ -34,6 +34,7 @@ typedef struct run {
     const sala_run_options *o;
     const sala_run_hooks *hooks;
     const char *out;
+    char *here; /* the working directory; NULL: unknown */
     sala_dist *dist;
     sala_pool *pool;
     sala_store *lock;
@@ -58,8 +59,8 @@ typedef struct run {
     int n_bins;
     sala_loader *loader;
 
-    int64_t step, last_save;
-    int rewinds;
+    int64_t step, last_save, rewinds;
+    bool waits;     /* lines of metrics, because the disk is full */
     double pace;    /* seconds a step, smoothed; 0: unknown */
     int stopped_by; /* a signal, agreed on by all ranks */
 } run;
@@ -75,6 +76,13 @@ static void say(const run *r, const char *fmt, ...)
     vsnprintf(text, sizeof text, fmt, args);
     va_end(args);
     r->hooks->line(r->hooks->user, text);
+}
+
+/* A path as people have written it: those below the working directory without that. */
+static const char *shown(const run *r, const char *path)
+{
+    const size_t n = r->here ? strlen(r->here) : 0;
+    return n && strncmp(path, r->here, n) == 0 && path[n] == '/' && path[n + 1] ? path + n + 1 : path;
 }
 
 static void pass_on(void *user, const char *line)
@@ -99,7 +107,7 @@ static bool pack_progress(void *user, uint64_t bytes_in, uint64_t tokens)
 static sala_status pack_text(run *r, const char *path, const char *dir, sala_error *err)
 {
     sala_pack_stats stats;
-    say(r, "packing %s", path);
+    say(r, "packing %s", shown(r, path));
     const sala_pack_params p = {.inputs = &path,
                                 .n_inputs = 1,
                                 .out_dir = dir,
@@ -151,7 +159,7 @@ static sala_status open_source(run *r, const char *path, sala_corpus *out, sala_
     st = sala_corpus_check_vocab(out, r->vocabulary.id, (uint32_t)r->c.shape.n_vocab, err);
     if (st != SALA_OK)
         sala_corpus_close(out);
-    return st == SALA_OK ? SALA_OK : sala_fail_prefix(err, st, "%s", path);
+    return st == SALA_OK ? SALA_OK : sala_fail_prefix(err, st, "%s", shown(r, path));
 }
 
 static const sala_corpus *corpus_of(const run *r, const char *path)
@@ -270,6 +278,85 @@ static sala_status plan_stage(run *r, int stage, sala_error *err)
                                 sala_pool_size(r->pool), r->dist->size, err);
 }
 
+/* The largest of what the ranks say. */
+static sala_status most_of(run *r, int64_t *x, sala_error *err)
+{
+    const size_t n = (size_t)r->dist->size;
+    double *all = calloc(n, sizeof *all);
+    if (!all)
+        return sala_fail_memory(err, n * sizeof *all);
+    all[r->dist->rank] = (double)*x;
+    const sala_status st = r->dist->ops->sum(r->dist, all, (int)n, err);
+    for (size_t i = 0; i < n && st == SALA_OK; i++)
+        *x = sala_max_i64(*x, (int64_t)all[i]);
+    free(all);
+    return st;
+}
+
+/* Plans every stage with what the config says now: the most layers of a stage that are made again, in part and whole.
+ */
+static sala_status try_plans(run *r, int64_t *feed, int64_t *layer, sala_error *err)
+{
+    sala_status st = SALA_OK;
+    *feed = *layer = 0;
+    for (int i = 0; i < r->c.n_stages && st == SALA_OK; i++) {
+        st = plan_stage(r, i, err);
+        int64_t feeds = 0, layers = 0;
+        for (int l = 0; l < r->plan.n_layers && st == SALA_OK; l++) {
+            feeds += r->plan.layers[l] != SALA_RECOMPUTE_NONE;
+            layers += r->plan.layers[l] == SALA_RECOMPUTE_LAYER;
+        }
+        *feed = sala_max_i64(*feed, feeds);
+        *layer = sala_max_i64(*layer, layers);
+        close_stage(r);
+    }
+    return st;
+}
+
+static sala_status set_recompute(run *r, int64_t feed, int64_t layer, sala_error *err)
+{
+    const int64_t all = r->c.shape.n_layers + (r->c.mtp_depth > 0);
+    sala_buf b = {0};
+    if (layer == all || feed == 0)
+        sala_buf_add_str(&b, layer ? "layer" : "none");
+    else if (feed == all && layer == 0)
+        sala_buf_add_str(&b, "feed");
+    else
+        sala_buf_printf(&b, "feed:%" PRId64 ",layer:%" PRId64, feed, layer);
+    free(r->c.recompute);
+    r->c.recompute = sala_buf_take(&b, NULL);
+    return r->c.recompute ? SALA_OK : sala_fail_memory(err, 64);
+}
+
+/* What compute.rows_per_pass and compute.recompute come to where they are auto. Both move bits (the second in bf16), so
+ * they are settled once for all stages and ranks, and are part of the run's identity. */
+static sala_status settle(run *r, sala_error *err)
+{
+    const bool free_rows = r->c.rows_per_pass == 0;
+    int64_t feed = 0, layer = 0, shortest = INT64_MAX;
+    for (int i = 0; i < r->c.n_stages; i++)
+        shortest = sala_min_i64(shortest, r->c.stages[i].seq_len);
+    for (int turn = 0;; turn++) {
+        if (free_rows)
+            r->c.rows_per_pass = turn == 0 ? SALA_PASS_ROWS : sala_min_i64(shortest, SALA_PASS_ROWS);
+        sala_error why = {0};
+        const sala_status st = try_plans(r, &feed, &layer, &why);
+        int64_t too_much = st == SALA_E_MEMORY;
+        SALA_TRY(most_of(r, &too_much, err));
+        if (too_much && free_rows && turn == 0)
+            continue;
+        if (st != SALA_OK && err)
+            *err = why;
+        SALA_TRY(sala_dist_agree(r->dist, st, err));
+        break;
+    }
+    if (r->c.precision == SALA_PRECISION_F32 || strcmp(r->c.recompute, "auto") != 0)
+        return SALA_OK;
+    SALA_TRY(most_of(r, &feed, err));
+    SALA_TRY(most_of(r, &layer, err));
+    return set_recompute(r, feed, layer, err);
+}
+
 static void print_plan(run *r)
 {
     sala_buf text = {0};
@@ -317,6 +404,7 @@ static sala_status save_now(run *r, sala_error *err)
                             .config_text = r->identity.data,
                             .loader = sala_loader_tell(r->loader),
                             .metrics_bytes = (int64_t)sala_metrics_bytes(r->metrics),
+                            .rewinds = r->rewinds,
                             .stable = stable};
     SALA_TRY(sala_metrics_sync(r->metrics, err));
     SALA_TRY(sala_saves_write(r->out, r->trainer, &r->params, r->dist, &info, err));
@@ -349,6 +437,17 @@ static sala_status find_save(run *r, sala_save *out, bool *found, int *damaged, 
     return facts[0] ? sala_saves_find(out, found, NULL, r->out, facts[1], NULL, NULL, err) : SALA_OK;
 }
 
+/* The run's identity; of a new run, or one that goes on from a save. */
+static sala_status identify(run *r, const sala_save *save, sala_error *err)
+{
+    if (save)
+        SALA_TRY(sala_run_config_adopt(&r->c, save->config_text, err));
+    else
+        SALA_TRY(settle(r, err));
+    sala_buf_clear(&r->identity);
+    return sala_run_config_text(&r->identity, &r->c, true);
+}
+
 static sala_status check_same(run *r, const sala_save *save, sala_error *err)
 {
     sala_buf list = {0};
@@ -356,15 +455,21 @@ static sala_status check_same(run *r, const sala_save *save, sala_error *err)
     sala_run_config_difference(&list, &same, save->config_text, r->identity.data);
     sala_status st = SALA_OK;
     if (!same && !sala_run_config_continues(&r->c, r->identity.data, save->config_text, save->step)) {
-        char key[128], where[300];
-        const char *first = list.data ? list.data : "";
-        snprintf(key, sizeof key, "%.*s", (int)strcspn(first, ":"), first);
-        for (char *p = list.data; p && *p; p++)
-            if (*p == '\n')
-                *p = p[1] ? ';' : 0;
+        char where[300];
+        sala_buf words = {0};
+        for (char *line = list.data; line && *line;) {
+            char *end = line + strcspn(line, "\n"), *colon = strchr(line, ':');
+            sala_buf_printf(&words, "%s%.*s", line == list.data ? "" : "; ", (int)(end - line), line);
+            *colon = 0;
+            const char *place = sala_run_config_where(&r->c, line, where, sizeof where);
+            if (strcmp(place, "default") != 0)
+                sala_buf_printf(&words, " (%s)", place);
+            line = end + (*end != 0);
+        }
         st = sala_fail(err, SALA_E_INVALID,
-                       "%s holds a run with another config: %.500s (%s). Use another --out, or --fresh to start over",
-                       r->out, first, sala_run_config_where(&r->c, key, where, sizeof where));
+                       "%s holds a run with another config: %.600s. Use another --out, or --fresh to start over",
+                       shown(r, r->out), words.data ? words.data : "");
+        sala_buf_free(&words);
     }
     sala_buf_free(&list);
     return st;
@@ -383,7 +488,10 @@ static sala_status resume(run *r, sala_error *err)
         passed += damaged;
         if (!found)
             break;
-        sala_status st = sala_dist_agree(r->dist, check_same(r, &save, err), err);
+        sala_status st = identify(r, &save, err);
+        if (st == SALA_OK)
+            st = check_same(r, &save, err);
+        st = sala_dist_agree(r->dist, st, err);
         int64_t before;
         const int64_t next = save.step < r->c.steps ? save.step + 1 : r->c.steps;
         if (st == SALA_OK) {
@@ -404,6 +512,7 @@ static sala_status resume(run *r, sala_error *err)
         }
         if (st == SALA_OK) {
             r->step = r->last_save = save.step;
+            r->rewinds = save.rewinds;
             say(r, "going on from step %" PRId64, save.step);
         }
         sala_save_free(&save);
@@ -412,7 +521,8 @@ static sala_status resume(run *r, sala_error *err)
     if (passed)
         return sala_fail(err, SALA_E_CORRUPT,
                          "all saves of %s are damaged; --fresh starts over, and another --out leaves them alone",
-                         r->out);
+                         shown(r, r->out));
+    SALA_TRY(identify(r, NULL, err));
     const char *branch = r->c.branch_from;
     if (!branch)
         return open_stage(r, 0, NULL, err);
@@ -561,50 +671,62 @@ static int64_t tokens_until(const run *r, int64_t step)
     return tokens;
 }
 
-/* Back to a save that is at least a window old, past the data that went wrong. */
+static sala_status find_target(run *r, sala_save *save, bool *found, sala_error *err)
+{
+    const int64_t ways[] = {r->step - r->c.spike_window, r->step - 1};
+    *found = false;
+    for (size_t i = 0; i < SALA_ARRAY_LEN(ways) && !*found; i++) {
+        int damaged;
+        SALA_TRY(find_save(r, save, found, &damaged, sala_max_i64(ways[i], 0), err));
+        if (*found && save->step < r->before) { /* of another stage: its lengths are not ours */
+            sala_save_free(save);
+            *found = false;
+        }
+    }
+    return SALA_OK;
+}
+
+/* Back to a save that is at least a window old, or the newest in this stage, past the data that went wrong. A run that
+ * is killed in between must not find lines cut that no save brings again: the save of the step that it goes back to is
+ * written anew first, with the data's counters of now, then later saves go, then lines of later steps. */
 static sala_status rewind_run(run *r, sala_error *err)
 {
     sala_save save = {0};
-    bool found = false;
-    int damaged = 0;
+    bool found;
     const int64_t from = r->step;
-    if (++r->rewinds > MAX_REWINDS)
+    if (r->rewinds == MAX_REWINDS)
         return sala_fail(err, SALA_E_NUMERIC,
                          "step %" PRId64
                          ": the loss jumps again after %d times of going back; the last save is step %" PRId64
                          ". A smaller optimizer.lr or a longer schedule.warmup may help",
                          from, MAX_REWINDS, r->last_save);
-    for (int64_t most = from - r->c.spike_window; !found && most < from; most = from - 1) {
-        SALA_TRY(find_save(r, &save, &found, &damaged, most > 0 ? most : 0, err));
-        if (found && save.step < r->before) { /* of another stage: its lengths are not ours */
-            sala_save_free(&save);
-            found = false;
-        }
-        if (most == from - 1)
-            break;
-    }
+    SALA_TRY(find_target(r, &save, &found, err));
     if (!found) {
         say(r, "the loss jumped for %" PRId64 " steps and there is no save to go back to; going on",
             r->c.spike_patience);
         sala_trainer_state_of(r->trainer)->guard.spikes = 0;
         return SALA_OK;
     }
-    sala_status st = sala_saves_load(&save, r->trainer, &r->params, r->dist, err);
-    if (st == SALA_OK) {
-        r->step = save.step;
-        sala_metrics_close(r->metrics);
-        r->metrics = NULL;
-        st = sala_metrics_open(&r->metrics, r->dist->rank == 0 ? r->out : NULL, save.step, r->c.tensorboard, err);
-    }
+    const int64_t to = save.step;
+    sala_status st = sala_dist_agree(r->dist, sala_saves_load(&save, r->trainer, &r->params, r->dist, err), err);
+    sala_save_free(&save);
+    if (st != SALA_OK)
+        return sala_fail_prefix(err, st, "going back to step %" PRId64, to);
+    r->step = to;
+    r->rewinds++;
+    SALA_TRY(save_now(r, err));
+    SALA_TRY(sala_dist_agree(r->dist, r->dist->rank == 0 ? sala_saves_forget(r->out, to, err) : SALA_OK, err));
+    sala_metrics_close(r->metrics);
+    r->metrics = NULL;
+    SALA_TRY(sala_metrics_open(&r->metrics, r->dist->rank == 0 ? r->out : NULL, to, r->c.tensorboard, err));
     const char *const names[] = {"from", "sequences"};
     const double values[] = {(double)from, (double)sala_loader_tell(r->loader).sequences};
-    if (st == SALA_OK)
-        st = sala_metrics_more(r->metrics, r->step, "rewind", names, values, 2, err);
-    if (st == SALA_OK)
-        say(r, "the loss jumped; going back from step %" PRId64 " to step %" PRId64 ", past the data since", from,
-            save.step);
-    sala_save_free(&save);
-    return st;
+    SALA_TRY(sala_metrics_more(r->metrics, to, "rewind", names, values, 2, err));
+    say(r,
+        "the loss jumped; going back from step %" PRId64 " to step %" PRId64 ", past the data since (%" PRId64
+        " of %d times)",
+        from, to, r->rewinds, MAX_REWINDS);
+    return SALA_OK;
 }
 
 static bool due(int64_t every, int64_t step)
@@ -620,6 +742,16 @@ static sala_status agree_on_stop(run *r, sala_error *err)
     if (signal > 0 && !r->stopped_by)
         r->stopped_by = stop_asked(r) ? stop_asked(r) : 15;
     return SALA_OK;
+}
+
+static void tell_waiting(run *r)
+{
+    const char *why = sala_metrics_waits(r->metrics);
+    if (why && !r->waits)
+        say(r, "metrics can not be written (%s); they wait in memory", why);
+    else if (!why && r->waits)
+        say(r, "metrics are written again");
+    r->waits = why != NULL;
 }
 
 static sala_status one_step(run *r, sala_error *err)
@@ -649,6 +781,7 @@ static sala_status one_step(run *r, sala_error *err)
     const double share = r->peak > 0 ? rate * r->plan.flops_per_token / r->peak : 0;
     r->pace = r->pace > 0 ? 0.9 * r->pace + 0.1 * seconds : seconds;
     SALA_TRY(sala_metrics_step(r->metrics, &result, rate, share, err));
+    tell_waiting(r);
     if (r->hooks->progress && r->dist->rank == 0)
         r->hooks->progress(r->hooks->user, &result, r->c.steps, rate, share, r->pace * (double)(r->c.steps - r->step));
     if (result.skipped)
@@ -732,7 +865,8 @@ static bool remove_events(void *user, const char *name)
 
 static sala_status start_over(run *r, sala_error *err)
 {
-    static const char *const names[] = {"checkpoints", "metrics.jsonl", "samples.jsonl", "model", "model.gguf"};
+    static const char *const names[] = {"checkpoints", "metrics.jsonl", "samples.jsonl", "data",
+                                        "cache",       "model",         "model.gguf"};
     for (size_t i = 0; i < SALA_ARRAY_LEN(names); i++) {
         char *path = sala_path_join(r->out, names[i]);
         const int e = path ? sala_os_remove_tree(path) : ENOMEM;
@@ -756,10 +890,22 @@ static sala_status take_directory(run *r, sala_error *err)
     e = sala_os_store_open(&r->lock, path, SALA_STORE_CREATE, &holder);
     free(path);
     if (e == EBUSY)
-        return sala_fail(err, SALA_E_IO, "process %" PRId64 " trains in %s already; use another --out", holder, r->out);
+        return sala_fail(err, SALA_E_IO, "process %" PRId64 " trains in %s already; use another --out", holder,
+                         shown(r, r->out));
     if (e)
         return sala_fail_errno(err, e, "could not lock %s", r->out);
-    return r->o->fresh ? start_over(r, err) : SALA_OK;
+    return r->o->fresh ? start_over(r, err) : sala_saves_recover(r->out, err);
+}
+
+static bool holds(const char *path, const sala_buf *text)
+{
+    uint8_t *there;
+    size_t n;
+    if (sala_os_read_file(&there, &n, path, text->len + 1) != 0)
+        return false;
+    const bool same = n == text->len && memcmp(there, text->data, n) == 0;
+    free(there);
+    return same;
 }
 
 static sala_status write_config(const run *r, sala_error *err)
@@ -770,7 +916,7 @@ static sala_status write_config(const run *r, sala_error *err)
     sala_status st = path ? sala_run_config_text(&text, &r->c, false) : SALA_E_MEMORY;
     if (st != SALA_OK) {
         st = sala_fail_memory(err, 65536);
-    } else {
+    } else if (!holds(path, &text)) { /* a run that goes on needs no room for it */
         int e = sala_os_out_open(&f, path);
         if (!e) {
             (void)sala_os_out_write(f, text.data, text.len);
@@ -805,25 +951,51 @@ static sala_status open_pool(run *r, sala_error *err)
 
 static sala_status finish_run(run *r, sala_error *err)
 {
-    char *model = sala_path_join(r->out, "model");
-    if (!model)
-        return sala_fail_memory(err, strlen(r->out));
-    sala_status st = SALA_OK;
-    const bool there = sala_os_is_dir(model);
+    const bool gguf = r->c.gguf_type && strcmp(r->c.gguf_type, "none") != 0;
+    char *model = sala_path_join(r->out, "model"), *file = sala_path_join(r->out, "model.gguf");
+    sala_status st = model && file ? SALA_OK : sala_fail_memory(err, strlen(r->out));
+    const bool there = st == SALA_OK && sala_os_is_dir(model) && (!gguf || sala_os_is_file(file));
     free(model);
+    free(file);
+    SALA_TRY(st);
     if (r->dist->rank == 0 && !(there && r->last_save == r->step && r->pace == 0)) {
         const sala_output_words words = {pass_on, r};
         st = sala_output_write(&r->c, &r->params, sala_trainer_values(r->trainer), r->out, r->c.output_dtype,
-                               r->c.gguf_type ? r->c.gguf_type : "none", &words, err);
+                               gguf ? r->c.gguf_type : "none", &words, err);
         if (st == SALA_OK)
-            say(r, "wrote %s/model%s", r->out,
-                r->c.gguf_type && strcmp(r->c.gguf_type, "none") ? " and model.gguf" : "");
+            say(r, "wrote %s/model%s", shown(r, r->out), gguf ? " and model.gguf" : "");
     }
     return sala_dist_agree(r->dist, st, err);
 }
 
+/* What a run would open, as far as that can be told without packing. */
+static sala_status check_source(run *r, const char *path, sala_error *err)
+{
+    char size[32];
+    if (sala_corpus_is_there(path)) {
+        sala_corpus c = {0};
+        sala_status st = sala_corpus_open(&c, path, err);
+        if (st == SALA_OK)
+            st = sala_corpus_check_vocab(&c, r->vocabulary.id, (uint32_t)r->c.shape.n_vocab, err);
+        if (st == SALA_OK)
+            say(r, "data       %s: %" PRIu64 " tokens in %" PRIu64 " documents", shown(r, path), c.n_tokens, c.n_docs);
+        sala_corpus_close(&c);
+        return st == SALA_OK ? SALA_OK : sala_fail_prefix(err, st, "%s", shown(r, path));
+    }
+    const int64_t bytes = sala_os_file_size(path);
+    if (bytes < 0)
+        return sala_fail(err, SALA_E_NOT_FOUND, "%s: no directory of shards, and no file", shown(r, path));
+    say(r, "data       %s: %s, to be packed at the first start", shown(r, path),
+        sala_format_bytes(size, (uint64_t)bytes));
+    return SALA_OK;
+}
+
 static sala_status dry_run(run *r, sala_error *err)
 {
+    SALA_TRY(sala_vocabulary_open(&r->vocabulary, r->c.model_from ? r->c.model_from : r->c.tokenizer, err));
+    for (int i = 0; i < r->c.n_stages; i++)
+        for (int k = 0; k < r->c.stages[i].n_sources; k++)
+            SALA_TRY(check_source(r, r->c.stages[i].sources[k].path, err));
     for (int i = 0; i < r->c.n_stages; i++) {
         const sala_status st = plan_stage(r, i, err);
         if (st == SALA_OK)
@@ -843,7 +1015,6 @@ static sala_status work(run *r, sala_error *err)
     SALA_TRY(sala_vocabulary_open(&r->vocabulary, r->c.model_from ? r->c.model_from : r->c.tokenizer, err));
     SALA_TRY(open_corpora(r, err));
     SALA_TRY(open_validation(r, err));
-    SALA_TRY(sala_run_config_text(&r->identity, &r->c, true));
     SALA_TRY(resume(r, err));
     SALA_TRY(sala_dist_agree(r->dist, r->dist->rank == 0 ? write_config(r, err) : SALA_OK, err));
     if (r->step >= r->c.steps) {
@@ -869,6 +1040,8 @@ static void close_run(run *r)
     sala_corpus_close(&r->validation);
     sala_vocabulary_close(&r->vocabulary);
     sala_buf_free(&r->identity);
+    free(r->c.recompute); /* this copy's own */
+    free(r->here);
     free(r->products);
     sala_os_store_close(r->lock);
     if (r->pool)
@@ -880,13 +1053,17 @@ sala_status sala_train_run(const sala_run_config *c, const sala_run_options *o, 
 {
     static const sala_run_hooks none = {0};
     sala_error own = {0};
-    run r = {.c = *c, .o = o, .hooks = hooks ? hooks : &none, .out = c->out, .stage = -1};
-    if (!r.out && !o->dry_run)
+    if (!c->out && !o->dry_run)
         return sala_fail(err, SALA_E_INVALID, "there is no place for the run; give --out DIR");
+    run r = {.c = *c, .o = o, .hooks = hooks ? hooks : &none, .out = c->out, .here = realpath(".", NULL), .stage = -1};
+
     sala_status st = sala_dist_open(&r.dist, c->timeout, err);
-    if (st != SALA_OK)
+    if (st != SALA_OK) {
+        free(r.here);
         return st;
-    st = work(&r, &own);
+    }
+    r.c.recompute = sala_strdup(c->recompute ? c->recompute : "auto");
+    st = r.c.recompute ? work(&r, &own) : sala_fail_memory(&own, 16);
     if (st != SALA_OK && r.dist->size > 1) {
         char text[sizeof own.message + 160];
         snprintf(text, sizeof text, "%s: %s", r.dist->name, own.message);

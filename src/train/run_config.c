@@ -26,12 +26,13 @@ typedef enum key_kind {
     PICK,      /* one of choices, kept as its number */
     PICK_NAME, /* the same, kept as text */
     PRECISION,
-    WORDS, /* a list of texts */
+    RECOMPUTE, /* PICK_NAME, or "feed:6,layer:2" */
+    WORDS,     /* a list of texts */
     AMOUNT,
     SEED,
 } key_kind;
 
-typedef enum key_same { SAME, LATER, FREE } key_same;
+typedef enum key_same { SAME, LATER, HALF, FREE } key_same;
 
 typedef struct key_row {
     const char *path;
@@ -84,7 +85,8 @@ static const key_row source_keys[] = {
 typedef struct loading {
     sala_run_config *c;
     sala_yaml_doc *doc;
-    char *base, *here; /* directories that relative paths of the file and of sets begin at; may be NULL */
+    char *base, *here;   /* directories that relative paths of the file and of sets begin at; may be NULL */
+    sala_error *missing; /* the first key that has to be given and is not: told when no key is misspelt */
     sala_error *err;
 } loading;
 
@@ -264,6 +266,25 @@ static sala_status set_amount(const loading *l, const sala_yaml *n, const key_ro
     return wrong(l, n, path, expected);
 }
 
+/* "feed:6,layer:2", either part alone too. */
+static bool recompute_words(const char *text)
+{
+    static const char *const names[] = {"feed:", "layer:"};
+    bool more = true; /* a part has to come */
+    for (size_t i = 0; i < SALA_ARRAY_LEN(names) && more; i++) {
+        const size_t n = strlen(names[i]);
+        if (strncmp(text, names[i], n) != 0)
+            continue;
+        const size_t digits = strspn(text + n, "0123456789");
+        if (digits < 1 || digits > 6)
+            return false;
+        text += n + digits;
+        more = *text == ',';
+        text += more;
+    }
+    return !more && !*text;
+}
+
 static sala_status set_value(const loading *l, sala_yaml *n, const key_row *k, const char *path, void *record)
 {
     char *field = (char *)record + k->at;
@@ -326,13 +347,15 @@ static sala_status set_value(const loading *l, sala_yaml *n, const key_row *k, c
     }
     case PICK:
     case PICK_NAME:
+    case RECOMPUTE:
     case PRECISION: {
         const int i = text ? choice_of(k->choices, text) : -1;
-        if (i < 0) {
-            snprintf(expected, sizeof expected, "one of %s", commas(list, sizeof list, k->choices));
+        if (i < 0 && !(k->kind == RECOMPUTE && text && recompute_words(text))) {
+            snprintf(expected, sizeof expected, "one of %s%s", commas(list, sizeof list, k->choices),
+                     k->kind == RECOMPUTE ? ", or the last layers, such as feed:6,layer:2" : "");
             return wrong(l, n, path, expected);
         }
-        if (k->kind == PICK_NAME)
+        if (k->kind == PICK_NAME || k->kind == RECOMPUTE)
             return set_text(l, (char **)(void *)field, text);
         if (k->kind == PRECISION) {
             l->c->precision_auto = i == 0;
@@ -384,7 +407,9 @@ static sala_status read_rows(const loading *l, const key_row *rows, size_t n_row
                 sala_yaml_where(at, sizeof at, above);
             else
                 snprintf(at, sizeof at, "%s", l->doc->files[0]);
-            return sala_fail(l->err, SALA_E_INVALID, "%s: %s is missing (%s)", at, path, k->words);
+            if (!l->missing->message[0])
+                sala_fail(l->missing, SALA_E_INVALID, "%s: %s is missing (%s)", at, path, k->words);
+            continue;
         }
         sala_yaml standard = {.kind = SALA_YAML_SCALAR, .text = (char *)(uintptr_t)k->fallback};
         if (!n) {
@@ -465,7 +490,7 @@ static sala_status read_sources(const loading *l, sala_run_stage *stage, const c
             stage->n_sources++;
             return st;
         }
-        if (strncmp(s->path, "corpus:", 7) == 0)
+        if (s->path && strncmp(s->path, "corpus:", 7) == 0)
             s->corpus = strtoull(s->path + 7, NULL, 16);
     }
     return SALA_OK;
@@ -475,11 +500,14 @@ static sala_status read_stages(const loading *l)
 {
     sala_run_config *c = l->c;
     sala_yaml *list = sala_yaml_find(l->doc, "data.stages");
-    if (!list)
-        return sala_fail(l->err, SALA_E_INVALID,
-                         "%s: data.stages is missing; expected a list such as [{steps: 300, seq_len: 256, batch: 16, "
-                         "sources: [{path: book.txt}]}]",
-                         l->doc->files[0]);
+    if (!list) {
+        if (!l->missing->message[0])
+            sala_fail(l->missing, SALA_E_INVALID,
+                      "%s: data.stages is missing; expected a list such as [{steps: 300, seq_len: 256, batch: 16, "
+                      "sources: [{path: book.txt}]}]",
+                      l->doc->files[0]);
+        return SALA_OK;
+    }
     if (list->kind != SALA_YAML_LIST || list->count == 0)
         return wrong(l, list, "data.stages", "a list with at least one stage");
     if (list->count > SALA_MAX_STAGES) {
@@ -534,14 +562,18 @@ static void nearest_key(sala_buf *out, const char *path)
     for (size_t t = 0; t < SALA_ARRAY_LEN(tables); t++)
         for (size_t i = 0; i < tables[t].n; i++) {
             snprintf(candidate, sizeof candidate, "%s%s", tables[t].prefix, tables[t].rows[i].path);
-            int d = sala_yaml_distance(path, candidate);
-            const char *tail = strrchr(candidate, '.');
-            /* The right word in the wrong group. */
-            if (tail && strcmp(tail + 1, word) == 0)
-                d = d < 2 ? d : 2;
-            if (d < best_distance) {
-                best_distance = d;
-                snprintf(best, sizeof best, "%s", candidate);
+            /* The key, and the groups that it is in. */
+            for (char *tail; candidate[0]; *tail = 0) {
+                tail = strrchr(candidate, '.');
+                int d = sala_yaml_distance(path, candidate);
+                /* The right word in the wrong group. */
+                if (tail && strcmp(tail + 1, word) == 0)
+                    d = d < 2 ? d : 2;
+                if (d < best_distance) {
+                    best_distance = d;
+                    snprintf(best, sizeof best, "%s", candidate);
+                }
+                tail = tail ? tail : candidate;
             }
         }
     if (best[0]) {
@@ -699,6 +731,11 @@ static sala_status read_values(const loading *l)
     SALA_TRY(read_mup(l));
     SALA_TRY(read_stages(l));
     SALA_TRY(check_unused(l));
+    if (l->missing->message[0]) {
+        if (l->err)
+            *l->err = *l->missing;
+        return SALA_E_INVALID;
+    }
     return resolve(l);
 }
 
@@ -706,7 +743,8 @@ static sala_status parse(sala_run_config *out, const char *name, const char *yam
                          const char *const *sets, int n_sets, bool with_shape, sala_error *err)
 {
     sala_run_config c = {0};
-    loading l = {.c = &c, .base = base ? realpath(base, NULL) : NULL, .err = err};
+    sala_error missing = {0};
+    loading l = {.c = &c, .base = base ? realpath(base, NULL) : NULL, .missing = &missing, .err = err};
     l.here = base ? realpath(".", NULL) : NULL;
     l.doc = calloc(1, sizeof *l.doc);
     sala_status st = l.doc ? sala_yaml_parse(l.doc, name, yaml, bytes, err) : sala_fail_memory(err, sizeof *l.doc);
@@ -760,7 +798,7 @@ static void free_texts(const key_row *rows, size_t n, void *record)
     for (size_t i = 0; i < n; i++) {
         void *field = (char *)record + rows[i].at;
         const key_kind k = rows[i].kind;
-        if (k == TEXT || k == PATH || k == AUTO_PATH || k == PICK_NAME)
+        if (k == TEXT || k == PATH || k == AUTO_PATH || k == PICK_NAME || k == RECOMPUTE)
             free(*(char **)field);
         else if (k == WORDS)
             free_words(field);
@@ -846,7 +884,8 @@ static void add_value(sala_buf *out, const sala_run_config *c, const key_row *k,
     case TEXT:
     case PATH:
     case AUTO_PATH:
-    case PICK_NAME: {
+    case PICK_NAME:
+    case RECOMPUTE: {
         const char *s = *(char *const *)(const void *)field;
         if (s)
             add_text(out, s);
@@ -892,7 +931,9 @@ static void add_rows(sala_buf *out, const sala_run_config *c, const key_row *row
     for (size_t i = 0; i < n; i++) {
         const key_row *k = &rows[i];
         const bool of_mup = strncmp(k->path, "model.mup.", 10) == 0;
-        if ((identity && k->same == FREE) || skips(c, k) || (of_mup && !c->mup))
+        /* What is made again from bf16 rounds otherwise than what was kept; f32 has the same bits. */
+        const bool free_now = k->same == FREE || (k->same == HALF && c->precision == SALA_PRECISION_F32);
+        if ((identity && free_now) || skips(c, k) || (of_mup && !c->mup))
             continue;
         sala_buf_printf(out, "%s%s: ", prefix, k->path);
         const sala_run_source *s = record;
@@ -926,8 +967,8 @@ void sala_run_config_keys(sala_buf *out)
     static const char *const kinds[] = {"whole number", "whole number",  "whole number or auto",
                                         "number",       "true or false", "text",
                                         "path",         "path or auto",  "word",
-                                        "word",         "word",          "list",
-                                        "amount",       "whole number"};
+                                        "word",         "word",          "word",
+                                        "list",         "amount",        "whole number"};
     const struct {
         const key_row *rows;
         size_t n;
@@ -1060,6 +1101,30 @@ bool sala_run_config_continues(const sala_run_config *now, const char *now_text,
     }
     sala_run_config_free(&then);
     return same;
+}
+
+sala_status sala_run_config_adopt(sala_run_config *c, const char *save_text, sala_error *err)
+{
+    size_t rows_len = 0, words_len = 0;
+    int64_t rows;
+    char text[32];
+    const char *at = line_of(save_text, "compute.rows_per_pass", 21, &rows_len);
+    const char *words = line_of(save_text, "compute.recompute", 17, &words_len);
+    if (at && c->rows_per_pass == 0 && rows_len < sizeof text) {
+        snprintf(text, sizeof text, "%.*s", (int)rows_len, at);
+        if (whole_number(text, &rows) && rows > 0)
+            c->rows_per_pass = rows;
+    }
+    if (words && strcmp(c->recompute, "auto") == 0) {
+        /* Written in quotes where it has a colon. */
+        const bool quoted = words_len > 1 && words[0] == '"';
+        char *copy = sala_strndup(words + quoted, words_len - (quoted ? 2 : 0));
+        if (!copy)
+            return sala_fail_memory(err, words_len);
+        free(c->recompute);
+        c->recompute = copy;
+    }
+    return SALA_OK;
 }
 
 const char *sala_run_config_where(const sala_run_config *c, const char *key, char *dst, size_t bytes)

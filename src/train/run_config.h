@@ -88,7 +88,7 @@ typedef struct sala_run_config {
     int64_t threads, rows_per_pass; /* 0: auto */
     sala_run_amount ask_memory;
     uint64_t memory_limit; /* bytes; 0: 80 % of what is there */
-    char *recompute;       /* auto, none, feed, layer */
+    char *recompute;       /* auto, none, feed, layer, or "feed:6,layer:2": of the last layers */
     /* output */
     char *out, *gguf_type, *output_dtype;
     int64_t save_every, keep_last, keep_every, log_every, eval_every, sample_every;
@@ -115,6 +115,9 @@ void sala_run_config_difference(sala_buf *out, bool *same, const char *then_text
 /* Whether a run of `then`, `step` steps old, may go on as `now`: everything but the schedule and the lengths of stages
  * is equal, and under both every step so far had the same stage and learning rate. */
 bool sala_run_config_continues(const sala_run_config *now, const char *now_text, const char *then_text, int64_t step);
+/* Where compute.rows_per_pass and compute.recompute are auto, takes what they came to in a save of this run: another
+ * machine would choose otherwise, and go on with other bits. */
+sala_status sala_run_config_adopt(sala_run_config *c, const char *save_text, sala_error *err);
 /* "run.yaml:31" for a key that was given, "default" otherwise. */
 const char *sala_run_config_where(const sala_run_config *c, const char *key, char *dst, size_t bytes);
 /* Lists every key with type, default and words. */

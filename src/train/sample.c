@@ -20,34 +20,35 @@ static sala_status open_json(sala_tokenizer **out, const char *path, sala_error 
     return st;
 }
 
-static char *piece(const sala_tokenizer *t, int32_t id)
+static char *piece_of(const sala_tokenizer *t, int32_t id)
 {
     const char *s;
     size_t n;
     return id >= 0 && sala_tokenizer_piece(t, id, &s, &n) ? sala_strndup(s, n) : NULL;
 }
 
-static sala_status open_chat(sala_vocabulary *v, const char *source, size_t bytes, sala_error *err)
+/* A template that does not compile is an error only where there is a conversation to put through it. */
+static void open_chat(sala_vocabulary *v, const char *source, size_t n)
 {
-    char *bos = piece(v->tokenizer, sala_tokenizer_bos(v->tokenizer));
-    char *eos = piece(v->tokenizer, sala_tokenizer_eos(v->tokenizer));
-    const sala_status st = sala_chat_open(&v->chat, source, bytes, bos, eos, err);
+    char *bos = piece_of(v->tokenizer, sala_tokenizer_bos(v->tokenizer));
+    char *eos = piece_of(v->tokenizer, sala_tokenizer_eos(v->tokenizer));
+    if (sala_chat_open(&v->chat, source, n, bos, eos, NULL) != SALA_OK)
+        v->chat = NULL;
     free(bos);
     free(eos);
-    return st;
 }
 
 static sala_status open_gguf(sala_vocabulary *v, const char *path, sala_error *err)
 {
     sala_gguf *g;
+    const char *source;
+    size_t n;
     sala_status st = sala_gguf_open(&g, path, err);
     if (st != SALA_OK)
         return st;
-    const char *source;
-    size_t bytes;
     st = sala_tokenizer_from_gguf(&v->tokenizer, g, err);
-    if (st == SALA_OK && sala_gguf_get_str(g, "tokenizer.chat_template", &source, &bytes))
-        st = open_chat(v, source, bytes, err);
+    if (st == SALA_OK && sala_gguf_get_str(g, "tokenizer.chat_template", &source, &n))
+        open_chat(v, source, n);
     sala_gguf_close(g);
     return st;
 }
@@ -58,8 +59,8 @@ static sala_status open_dir(sala_vocabulary *v, const char *path, sala_error *er
     sala_status st = sala_tokenizer_from_dir(&v->tokenizer, path, err);
     if (st == SALA_OK)
         st = sala_chat_template_of_dir(&source, path, false, err);
-    if (source)
-        st = open_chat(v, source, strlen(source), err);
+    if (st == SALA_OK && source)
+        open_chat(v, source, strlen(source));
     free(source);
     return st;
 }
@@ -90,8 +91,8 @@ sala_status sala_vocabulary_open(sala_vocabulary *out, const char *path, sala_er
 
 void sala_vocabulary_close(sala_vocabulary *v)
 {
-    sala_tokenizer_free(v->tokenizer);
     sala_chat_close(v->chat);
+    sala_tokenizer_free(v->tokenizer);
     *v = (sala_vocabulary){0};
 }
 

@@ -3,14 +3,13 @@
 #define SALA_TRAIN_SAMPLE_H
 
 #include "text/chat.h"
-#include "text/tokenizer.h"
 #include "train/step.h"
 
-/* A vocabulary: a tokenizer, or bytes (tokenizer NULL). */
+/* A vocabulary: a tokenizer, or bytes (tokenizer NULL); with the model's chat template if it has one. */
 typedef struct sala_vocabulary {
     sala_tokenizer *tokenizer;
-    sala_chat *chat; /* of a directory or GGUF that has a template, or NULL */
-    uint64_t id;     /* as shards name it; 0: unknown */
+    sala_chat *chat;
+    uint64_t id; /* as shards name it; 0: unknown */
     int32_t eos;
 } sala_vocabulary;
 

@@ -13,6 +13,8 @@
 #include <xxhash.h>
 
 #define MAGIC "SALASAVE"
+#define PART ".part"
+#define OLD ".old"
 enum { VERSION = 1, FIXED_BYTES = 64, PART_BYTES = 64, HEADER_UNIT = 4096, ALIGN = 64, MAX_RANKS = 9999, N_ARRAYS = 3 };
 
 #define TRY(call)                                                                                                      \
@@ -241,12 +243,13 @@ static json_t *loader_json(const sala_loader_state *s)
                      seed, "drawn", drawn);
 }
 
-static json_t *trainer_json(const sala_trainer_state *s)
+static json_t *trainer_json(const sala_trainer_state *s, int64_t rewinds)
 {
     const sala_guard_state *g = &s->guard;
-    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:o,s:o}", "step", (json_int_t)s->step, "updates", (json_int_t)s->updates,
-                     "n_seen", (json_int_t)g->n_seen, "spikes", (json_int_t)g->spikes, "bad", (json_int_t)g->bad,
-                     "mean", exact(g->mean), "variance", exact(g->variance));
+    return json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:o,s:o}", "step", (json_int_t)s->step, "updates",
+                     (json_int_t)s->updates, "rewinds", (json_int_t)rewinds, "n_seen", (json_int_t)g->n_seen, "spikes",
+                     (json_int_t)g->spikes, "bad", (json_int_t)g->bad, "mean", exact(g->mean), "variance",
+                     exact(g->variance));
 }
 
 static sala_status write_meta(const char *dir, const sala_save *info, const sala_trainer_state *trainer, int ranks,
@@ -267,7 +270,7 @@ static sala_status write_meta(const char *dir, const sala_save *info, const sala
     json_object_set_new(meta, "ranks", json_integer(ranks));
     json_object_set_new(meta, "config", json_string(info->config_text));
     json_object_set_new(meta, "loader", loader_json(&info->loader));
-    json_object_set_new(meta, "trainer", trainer_json(trainer));
+    json_object_set_new(meta, "trainer", trainer_json(trainer, info->rewinds));
     json_object_set_new(meta, "metrics_bytes", json_integer(info->metrics_bytes));
     json_object_set_new(meta, "stable", json_boolean(info->stable));
     json_object_set_new(meta, "files", files);
@@ -317,18 +320,25 @@ static sala_status prepare(const char *part_dir, const char *out_dir, const sala
     return SALA_OK;
 }
 
+/* A save of this step that is there already (a damaged one, or one from before a rewind) steps aside for the moment of
+ * the two renames; sala_saves_recover brings it back if the process ends between them. */
 static sala_status finish(const char *part_dir, const char *dir, const char *out_dir, sala_error *err)
 {
     char *parent = sala_path_join(out_dir, "checkpoints");
-    if (!parent)
-        return sala_fail_memory(err, strlen(out_dir));
-    int e = sala_os_sync_dir(part_dir);
-    if (!e) /* a damaged one of this step, or one from before a rewind */
-        e = sala_os_remove_tree(dir);
+    sala_buf old = {0};
+    sala_buf_printf(&old, "%s" OLD, dir);
+    int e = parent && !old.failed ? sala_os_sync_dir(part_dir) : ENOMEM;
+    if (!e)
+        e = sala_os_remove_tree(old.data);
+    if (!e && sala_os_is_dir(dir))
+        e = sala_os_rename(dir, old.data);
     if (!e)
         e = sala_os_rename(part_dir, dir);
     if (!e)
         e = sala_os_sync_dir(parent);
+    if (!e)
+        e = sala_os_remove_tree(old.data);
+    sala_buf_free(&old);
     free(parent);
     return e ? sala_fail_errno(err, e, "could not finish %s", dir) : SALA_OK;
 }
@@ -336,7 +346,7 @@ static sala_status finish(const char *part_dir, const char *dir, const char *out
 sala_status sala_saves_write(const char *out_dir, sala_trainer *t, const sala_params *params, sala_dist *dist,
                              const sala_save *info, sala_error *err)
 {
-    char *dir = save_path(out_dir, info->step, ""), *part_dir = save_path(out_dir, info->step, ".part");
+    char *dir = save_path(out_dir, info->step, ""), *part_dir = save_path(out_dir, info->step, PART);
     const bool first = dist->rank == 0;
     sala_status st = dir && part_dir ? SALA_OK : sala_fail_memory(err, strlen(out_dir) + 64);
     if (st == SALA_OK && first)
@@ -409,8 +419,9 @@ static bool parse_state(sala_save *s, const json_t *meta)
     sala_trainer_state *t = &s->trainer;
     sala_guard_state *g = &t->guard;
     return parse_count(trainer, "step", &t->step) && parse_count(trainer, "updates", &t->updates) &&
-           parse_count(trainer, "n_seen", &g->n_seen) && parse_count(trainer, "spikes", &g->spikes) &&
-           parse_count(trainer, "bad", &g->bad) && parse_exact(json_object_get(trainer, "mean"), &g->mean) &&
+           parse_count(trainer, "rewinds", &s->rewinds) && parse_count(trainer, "n_seen", &g->n_seen) &&
+           parse_count(trainer, "spikes", &g->spikes) && parse_count(trainer, "bad", &g->bad) &&
+           parse_exact(json_object_get(trainer, "mean"), &g->mean) &&
            parse_exact(json_object_get(trainer, "variance"), &g->variance);
 }
 
@@ -772,15 +783,73 @@ static bool is_stable(const char *path)
     return stable;
 }
 
+static bool ends_with(const char *name, const char *end)
+{
+    const size_t n = strlen(name), m = strlen(end);
+    return n > m && strcmp(name + n - m, end) == 0;
+}
+
 static bool remove_unfinished(void *user, const char *name)
 {
     const char *dir = user;
-    const size_t n = strlen(name);
-    char *path = n > 5 && strcmp(name + n - 5, ".part") == 0 ? sala_path_join(dir, name) : NULL;
+    char *path = ends_with(name, PART) || ends_with(name, OLD) ? sala_path_join(dir, name) : NULL;
     if (path)
         (void)sala_os_remove_tree(path); /* tried again at the next turn */
     free(path);
     return true;
+}
+
+typedef struct recovery {
+    const char *dir;
+    int error;
+} recovery;
+
+static bool bring_back(void *user, const char *name)
+{
+    recovery *r = user;
+    char *old = ends_with(name, OLD) ? sala_path_join(r->dir, name) : NULL;
+    char *own = old ? sala_strndup(old, strlen(old) - strlen(OLD)) : NULL;
+    if (old && !own)
+        r->error = ENOMEM;
+    else if (old && !sala_os_is_dir(own))
+        r->error = sala_os_rename(old, own);
+    free(old);
+    free(own);
+    return !r->error;
+}
+
+sala_status sala_saves_recover(const char *out_dir, sala_error *err)
+{
+    char *dir = sala_path_join(out_dir, "checkpoints");
+    if (!dir)
+        return sala_fail_memory(err, strlen(out_dir));
+    recovery r = {.dir = dir};
+    (void)sala_os_list_dir(dir, bring_back, &r); /* no directory, no saves */
+    if (!r.error)
+        (void)sala_os_list_dir(dir, remove_unfinished, dir);
+    free(dir);
+    return r.error ? sala_fail_errno(err, r.error, "could not bring back a save of %s", out_dir) : SALA_OK;
+}
+
+static sala_status remove_step(const char *out_dir, int64_t step, sala_error *err)
+{
+    char *path = save_path(out_dir, step, "");
+    if (!path)
+        return sala_fail_memory(err, strlen(out_dir));
+    const int e = sala_os_remove_tree(path);
+    const sala_status st = e ? sala_fail_errno(err, e, "could not remove %s", path) : SALA_OK;
+    free(path);
+    return st;
+}
+
+sala_status sala_saves_forget(const char *out_dir, int64_t step, sala_error *err)
+{
+    step_list l = {0};
+    sala_status st = list_steps(&l, out_dir, err);
+    for (size_t i = l.n; i-- > 0 && l.steps[i] > step && st == SALA_OK;)
+        st = remove_step(out_dir, l.steps[i], err);
+    free(l.steps);
+    return st;
 }
 
 sala_status sala_saves_prune(const char *out_dir, int64_t keep_last, int64_t keep_every, sala_error *err)
@@ -795,14 +864,11 @@ sala_status sala_saves_prune(const char *out_dir, int64_t keep_last, int64_t kee
         if (keep_every > 0 && l.steps[i] % keep_every == 0)
             continue;
         char *path = save_path(out_dir, l.steps[i], "");
-        if (!path) {
-            st = sala_fail_memory(err, strlen(out_dir));
-        } else if (!is_stable(path)) {
-            const int e = sala_os_remove_tree(path);
-            if (e)
-                st = sala_fail_errno(err, e, "could not remove %s", path);
-        }
+        const bool stable = path && is_stable(path);
+        st = path ? SALA_OK : sala_fail_memory(err, strlen(out_dir));
         free(path);
+        if (st == SALA_OK && !stable)
+            st = remove_step(out_dir, l.steps[i], err);
     }
     free(l.steps);
     return st;

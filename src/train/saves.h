@@ -13,6 +13,7 @@ typedef struct sala_save {
     sala_loader_state loader;
     sala_trainer_state trainer;
     int64_t metrics_bytes; /* length of metrics.jsonl then: a hint, the steps in the file decide */
+    int64_t rewinds;       /* times that the run has gone back so far */
     bool stable;           /* the end of WSD's stable part: kept by every policy, for branches */
 } sala_save;
 
@@ -33,6 +34,12 @@ sala_status sala_saves_load(const sala_save *info, sala_trainer *t, const sala_p
 /* The values alone, for export: [n_elements], laid out as `params` says. */
 sala_status sala_saves_values(const sala_save *info, const sala_params *params, float *values, sala_error *err);
 void sala_save_free(sala_save *info);
+/* Whoever holds the run's directory calls it first: brings back a save that a killed run was about to replace, and
+ * removes unfinished ones. */
+sala_status sala_saves_recover(const char *out_dir, sala_error *err);
+/* Removes every save behind `step`, the newest first: a run that is killed meanwhile goes on from a save that there was
+ * before. */
+sala_status sala_saves_forget(const char *out_dir, int64_t step, sala_error *err);
 /* Removes what the policy does not keep: the last keep_last, every keep_every-th (0: none), `stable` marks. Unfinished
  * directories of killed runs go too. */
 sala_status sala_saves_prune(const char *out_dir, int64_t keep_last, int64_t keep_every, sala_error *err);

@@ -4,6 +4,7 @@
 #include "os/os.h"
 #include "train/tfevents.h"
 
+#include <errno.h>
 #include <math.h>
 
 #include <setjmp.h>
@@ -89,6 +90,35 @@ static void test_cutting(void **state)
     free(path);
 }
 
+static int no_room(void *user, sala_store_event event, uint64_t offset, const void *data, uint64_t bytes)
+{
+    (void)offset;
+    (void)data;
+    (void)bytes;
+    return *(bool *)user && event == SALA_STORE_WRITE_EVENT ? ENOSPC : 0;
+}
+
+/* What a full disk does not take comes later, in order and once; a save does not go on without it. */
+static void test_full_disk(void **state)
+{
+    (void)state;
+    sala_metrics *m;
+    sala_error err = {0};
+    bool full = false;
+    sala_os_store_watch(no_room, &full);
+    assert_int_equal(sala_metrics_open(&m, dir, 0, true, &err), SALA_OK);
+    for (int64_t s = 1; s <= 30; s++) {
+        const sala_step_result r = {.step = s, .loss = 1.0 / (double)s};
+        full = s > 10 && s <= 20;
+        assert_int_equal(sala_metrics_step(m, &r, 100, 0.5, &err), SALA_OK);
+        assert_true((sala_metrics_waits(m) != NULL) == full);
+        assert_true((sala_metrics_sync(m, &err) == SALA_OK) == !full);
+    }
+    sala_metrics_close(m);
+    sala_os_store_watch(NULL, NULL);
+    check_steps(30);
+}
+
 /* Made with TensorBoard's own writer: tests/parity/tfevents.py. The CRC's check value is that of RFC 3720. */
 static void test_event_bytes(void **state)
 {
@@ -128,6 +158,7 @@ static int remove_dir(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_cutting), cmocka_unit_test(test_event_bytes)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_cutting), cmocka_unit_test(test_full_disk),
+                                       cmocka_unit_test(test_event_bytes)};
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -103,7 +103,12 @@ static void test_errors(void **state)
     refused("a: [1\n", NULL, "run.yaml:");
     refused("- 1\n", NULL, "found a list");
     refused("a: 1\n---\nb: 2\n", NULL, "second document");
-    refused(typo, NULL, "model.layers is missing");
+    refused(typo, NULL, "run.yaml:2:1: there is no key \"optimiser\"; the nearest is \"optimizer\"");
+    refused("model: {tokenizer: bytes}\n", NULL, "model.layers is missing");
+    refused("model: {tokenizer: bytes, layer: 2}\n", NULL, "the nearest is \"model.layers\"");
+    refused(small, "compute.recompute=feed:2,", "or the last layers, such as feed:6,layer:2");
+    refused(small, "compute.recompute=layer:1,feed:2", "expected one of auto, none, feed, layer");
+    refused(small, "shedule=3", "the nearest is \"schedule\"");
     refused(small, "optimiser.lr=1", "--set optimiser.lr=1: there is no key \"optimiser\"");
     refused(small, "optimizer.lt=1",
             "--set optimizer.lt=1: there is no key \"optimizer.lt\"; the nearest is \"optimizer.lr\"");

@@ -92,7 +92,7 @@ static bool each(sala_trainer *t, const sala_dist *d, int64_t step, bool check)
 
 static sala_save info_of(int64_t step)
 {
-    sala_save s = {.step = step, .config_text = "optimizer.lr: 0.01\n", .metrics_bytes = 77};
+    sala_save s = {.step = step, .config_text = "optimizer.lr: 0.01\n", .metrics_bytes = 77, .rewinds = 2};
     s.loader = (sala_loader_state){.sequences = 5 * (uint64_t)step, .stage = 1, .seed = UINT64_MAX - 3};
     s.loader.drawn[31] = 9;
     return s;
@@ -141,6 +141,7 @@ static int64_t resume(void)
             assert_true(each(t, d, step, true));
             assert_memory_equal(&s.loader, &want.loader, sizeof want.loader);
             assert_string_equal(s.config_text, want.config_text);
+            assert_int_equal(s.rewinds, want.rewinds);
             assert_true(t->state.guard.mean == 1.0 / 3 && t->state.guard.variance == 1e-300);
             assert_int_equal(t->state.updates, step - 1);
             assert_int_equal(t->changed, 1);
@@ -223,6 +224,65 @@ static void test_damage(void **state)
     notices[0] = 0;
     assert_int_equal(resume(), 10);
     assert_non_null(strstr(notices, "step-000000020 is damaged (rank-0000.sck is missing)"));
+    notices[0] = 0;
+}
+
+/* Cut at every byte: the size alone tells, whatever is read of what is left. */
+static void test_every_length(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"rank-0000.sck", "meta.json"};
+    assert_int_equal(write_step(20, NULL), SALA_OK);
+    char *save_dir = file_of(20, "");
+    for (int f = 0; f < 2; f++) {
+        char *path = file_of(20, names[f]);
+        uint8_t *whole;
+        size_t bytes;
+        assert_int_equal(sala_os_read_file(&whole, &bytes, path, 0), 0);
+        for (size_t n = bytes; n-- > 0;) {
+            sala_save s;
+            sala_error err = {0};
+            assert_int_equal(truncate(path, (off_t)n), 0);
+            if (sala_saves_open(&s, save_dir, &err) != SALA_E_CORRUPT || !strstr(err.message, names[f]))
+                fail_msg("%s of %zu bytes: \"%s\"", names[f], n, err.message);
+        }
+        FILE *out = fopen(path, "wb");
+        fwrite(whole, 1, bytes, out);
+        fclose(out);
+        free(whole);
+        free(path);
+    }
+    free(save_dir);
+    assert_int_equal(resume(), 20);
+}
+
+/* A run that was killed while it replaced a save has the old one under another name, and finds it again; one that is
+ * whole under its own name is not touched. */
+static void test_recovery(void **state)
+{
+    (void)state;
+    sala_error err = {0};
+    char *own = file_of(20, ""), *other = file_of(10, "");
+    own[strlen(own) - 1] = other[strlen(other) - 1] = 0; /* the slash */
+    sala_buf old = {0}, stale = {0}, part = {0};
+    sala_buf_printf(&old, "%s.old", own);
+    sala_buf_printf(&stale, "%s.old", other);
+    sala_buf_printf(&part, "%s.part", own);
+    assert_int_equal(rename(own, old.data), 0);
+    assert_int_equal(sala_os_make_dirs(part.data), 0);
+    assert_int_equal(sala_os_make_dirs(stale.data), 0);
+    assert_int_equal(resume(), 10);
+    assert_int_equal(sala_saves_recover(dir, &err), SALA_OK);
+    assert_false(sala_os_is_dir(old.data) || sala_os_is_dir(part.data) || sala_os_is_dir(stale.data));
+    assert_int_equal(resume(), 20);
+    assert_int_equal(sala_saves_forget(dir, 10, &err), SALA_OK);
+    assert_int_equal(resume(), 10);
+    assert_int_equal(write_step(20, &err), SALA_OK);
+    sala_buf_free(&old);
+    sala_buf_free(&stale);
+    sala_buf_free(&part);
+    free(own);
+    free(other);
     notices[0] = 0;
 }
 
@@ -320,8 +380,9 @@ static int remove_dir(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_parts),  cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_damage),
-        cmocka_unit_test(test_policy), cmocka_unit_test(test_other_model), cmocka_unit_test(test_no_room),
+        cmocka_unit_test(test_parts),        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_every_length), cmocka_unit_test(test_recovery),   cmocka_unit_test(test_policy),
+        cmocka_unit_test(test_other_model),  cmocka_unit_test(test_no_room),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }
