@@ -1,7 +1,7 @@
 /* Softmax attention over the rows of a batch where they lie: tiles of 64 queries by 64 keys of one head, forward and
  * backward. Nothing of the size of the scores is kept; the backward pass makes them again from the log-sums.
  *
- * Forward, a task owns 256 rows of one head. Backward, a task owns a span of rows of one key head with all its query
+ * Forward, a task owns 512 rows of one head. Backward, a task owns a span of rows of one key head with all its query
  * heads: keys are the rows and queries the lanes of its tiles, so that no tile but one is transposed, and it adds up
  * its own dk and dv, which are summed in the order of the spans if there are several. Inside a span keys go by in
  * stretches whose gradients stay in a second-level cache. All is cut by shape alone.
@@ -14,7 +14,7 @@
 #include <math.h>
 
 enum {
-    QUERY_TILES = 4,            /* of a forward task */
+    QUERY_TILES = 8,            /* of a forward task */
     STRETCH_BYTES = 512 * 1024, /* keys, values and their gradients */
 };
 
@@ -142,7 +142,7 @@ static void forward_run(void *user, int task, int worker)
     for (int i = 0; i < n_tiles; i++) {
         const int m = (int)sala_min_i64(TILE, t.n_rows - i * TILE);
         const sala_act *q = a->q + (at + i * TILE) * a->q_stride + (int64_t)t.head * e;
-        sala_rows_copy(w.q + i * tile, q, a->q_stride, m, e, a->scale);
+        k->copy_rows(w.q + i * tile, e, q, a->q_stride, m, e, NULL, a->scale);
         if (half)
             k->round_rows(w.q_rows + i * tile, even, w.q + i * tile, e, m, e);
         memset(w.acc + i * tile, 0, (size_t)(m * e) * sizeof *w.acc);
@@ -160,20 +160,25 @@ static void forward_run(void *user, int task, int worker)
             k->round_pairs(w.kt_pairs, TILE, w.kt, TILE, e, n);
             k->round_pairs(w.v_pairs, e, a->v + from, a->kv_stride, n, e);
         } else {
-            sala_rows_copy(w.v, a->v + from, a->kv_stride, n, e, 1);
+            k->copy_rows(w.v, e, a->v + from, a->kv_stride, n, e, NULL, 1);
+        }
+        if (j + 1 < tile0 + n_tiles) {
+            const int next = (int)sala_min_i64(TILE, t.seq->n_rows - (j + 1) * TILE);
+            sala_rows_soon(a->k + from + TILE * a->kv_stride, a->kv_stride, next, e);
+            sala_rows_soon(a->v + from + TILE * a->kv_stride, a->kv_stride, next, e);
         }
         for (int i = 0; i < n_tiles; i++)
             if (j <= tile0 + i && j >= sala_window_tile(tile0 + i, a->window))
                 forward_tile(job, &w, i, (int)sala_min_i64(TILE, t.n_rows - i * TILE), n, (tile0 + i) * TILE, j * TILE);
     }
     for (int i = 0; i < t.n_rows; i++) {
-        const sala_num *acc = w.acc + i / TILE * tile + (int64_t)(i % TILE) * e, inv = 1 / w.sum[i];
-        sala_act *out = a->out + (at + i) * a->out_stride + (int64_t)t.head * e;
-        for (int c = 0; c < e; c++)
-            out[c] = acc[c] * inv;
         if (a->lse)
             a->lse[t.head * a->n_rows + at + i] = (sala_num)((double)w.top[i] + log((double)w.sum[i]));
+        w.sum[i] = 1 / w.sum[i];
     }
+    for (int i = 0; i < n_tiles; i++)
+        k->copy_rows(a->out + (at + i * TILE) * a->out_stride + (int64_t)t.head * e, a->out_stride, w.acc + i * tile, e,
+                     (int)sala_min_i64(TILE, t.n_rows - i * TILE), e, w.sum + i * TILE, 1);
 }
 
 void sala_device_attention(sala_backend *be, const sala_attn_args *a)
@@ -366,8 +371,8 @@ void sala_back_keys(const sala_back_shape *s, const sala_back_space *w, int at, 
         s->k->round_rows(w->v_rows + place, even, v, stride, n, e);
         s->k->round_pairs(w->k_pairs + place, e, k, stride, n, e);
     } else {
-        sala_rows_copy(w->k + place, k, stride, n, e, 1);
-        sala_rows_copy(w->v + place, v, stride, n, e, 1);
+        s->k->copy_rows(w->k + place, e, k, stride, n, e, NULL, 1);
+        s->k->copy_rows(w->v + place, e, v, stride, n, e, NULL, 1);
     }
 }
 
@@ -375,11 +380,10 @@ void sala_back_queries(const sala_back_shape *s, const sala_back_space *w, int m
 {
     const sala_train_kernels *k = s->k;
     const int e = s->head_dim;
-    k->transpose(w->qt, TILE, w->q, e, m, e);
+    /* Scores are of scaled queries, gradients of keys of unscaled ones. */
+    k->copy_rows(w->dq, e, w->q, e, m, e, NULL, s->scale);
+    k->transpose(w->qt, TILE, w->dq, e, m, e);
     k->transpose(w->d_out_t, TILE, w->d_out, e, m, e);
-    for (int c = 0; c < e; c++) /* scores are of scaled queries, gradients of keys of unscaled ones */
-        for (int i = 0; i < m; i++)
-            w->qt[c * TILE + i] *= s->scale;
     if (s->half) {
         k->round_pairs(w->qt_pairs, TILE, w->qt, TILE, e, m);
         k->round_pairs(w->d_out_t_pairs, TILE, w->d_out_t, TILE, e, m);
@@ -435,8 +439,8 @@ static void load_queries(const sala_spans *job, const sala_back_shape *s, const 
         w->lse[i] = job->b->lse[head * a->n_rows + row + i];
         w->delta[i] = s->k->dot(d_out + i * a->out_stride, out + i * a->out_stride, e);
     }
-    sala_rows_copy(w->q, a->q + row * a->q_stride + (int64_t)head * e, a->q_stride, m, e, 1);
-    sala_rows_copy(w->d_out, d_out, a->out_stride, m, e, 1);
+    s->k->copy_rows(w->q, e, a->q + row * a->q_stride + (int64_t)head * e, a->q_stride, m, e, NULL, 1);
+    s->k->copy_rows(w->d_out, e, d_out, a->out_stride, m, e, NULL, 1);
     sala_back_queries(s, w, m);
 }
 
@@ -463,15 +467,14 @@ static void back_stretch(const sala_spans *job, const sala_back_shape *s, const 
             if (from == seen) /* nothing is there yet */
                 memset(w->dq, 0, (size_t)(m * e) * sizeof *w->dq);
             else
-                sala_rows_copy(w->dq, dq, a->q_stride, m, e, 1);
+                s->k->copy_rows(w->dq, e, dq, a->q_stride, m, e, NULL, 1);
             for (int64_t j = from; j < to; j++) {
                 const int n = (int)sala_min_i64(TILE, t->seq->n_rows - j * TILE);
                 const int64_t place = (j - key0) * TILE * e;
                 const int32_t *first = see(w->visible, w->first, i * TILE, j * TILE, m, n, job->window);
                 sala_back_tile(s, w, dk + place, dv + place, (int)(j - key0), n, m, first);
             }
-            for (int r = 0; r < m; r++)
-                memcpy(dq + r * a->q_stride, w->dq + (int64_t)r * e, (size_t)e * sizeof *dq);
+            s->k->copy_rows(dq, a->q_stride, w->dq, e, m, e, NULL, 1);
         }
     }
 }
@@ -494,10 +497,10 @@ static void back_run(void *user, int task, int worker)
         memset(dk, 0, (size_t)(n * e) * sizeof *dk);
         memset(dv, 0, (size_t)(n * e) * sizeof *dv);
         back_stretch(job, &shape, &w, &t, dk, dv, key0, key1);
-        for (int64_t i = 0; !t.dk && i < n; i++) {
-            const int64_t to = (t.seq->first_row + row + i) * b->kv_stride + (int64_t)t.kv_head * e;
-            memcpy(b->dk + to, dk + i * e, (size_t)e * sizeof *dk);
-            memcpy(b->dv + to, dv + i * e, (size_t)e * sizeof *dv);
+        if (!t.dk) {
+            const int64_t to = (t.seq->first_row + row) * b->kv_stride + (int64_t)t.kv_head * e;
+            dev->k.copy_rows(b->dk + to, b->kv_stride, dk, e, (int)n, e, NULL, 1);
+            dev->k.copy_rows(b->dv + to, b->kv_stride, dv, e, (int)n, e, NULL, 1);
         }
     }
 }

@@ -48,12 +48,13 @@ static inline int64_t sala_tiles(int64_t rows)
     return (rows + TILE - 1) / TILE;
 }
 
-/* out [n][cols], side by side, = s x */
-static inline void sala_rows_copy(sala_num *out, const sala_num *x, int64_t ldx, int n, int cols, sala_num s)
+/* Asks for rows of a head that are wanted soon: they lie too far apart for the machine to foresee. */
+static inline void sala_rows_soon(const sala_num *x, int64_t ldx, int n, int cols)
 {
+    enum { LINE = 64 / sizeof(sala_num) };
     for (int i = 0; i < n; i++)
-        for (int c = 0; c < cols; c++)
-            out[(int64_t)i * cols + c] = s * x[i * ldx + c];
+        for (int c = 0; c < cols; c += LINE)
+            __builtin_prefetch(x + i * ldx + c);
 }
 
 /* How many spans of rows each sequence and key head is cut into, of n sequences times key heads. */
@@ -99,7 +100,7 @@ void sala_back_layout(sala_back_space *w, sala_carve *c, int head_dim, sala_prec
 /* n rows of keys and values become tile `at` of the stretch. */
 void sala_back_keys(const sala_back_shape *s, const sala_back_space *w, int at, const sala_num *k, const sala_num *v,
                     int64_t stride, int n);
-/* Makes of w->q and w->d_out, m rows each, what products want. */
+/* Makes of w->q and w->d_out, m rows each, what products want; w->dq is lost. */
 void sala_back_queries(const sala_back_shape *s, const sala_back_space *w, int m);
 /* dk, dv [n][head_dim] and w->dq [m][head_dim] += what tile `at` of the keys and the queries contribute; w->lse, delta
  * and visible are set. */

@@ -201,8 +201,8 @@ static int64_t heads_at(const chunk *c, int r, int64_t stride)
 /* ---- forward ---- */
 
 typedef struct forward_space {
-    sala_num *kt, *v, *s, *q, *pv, *keep, *top, *sum; /* top and sum of a tile */
-    sala_num *tops, *sums;                            /* [CHUNK][group] */
+    sala_num *kt, *v, *s, *q, *acc, *keep, *top, *sum; /* top and sum of a tile */
+    sala_num *tops, *sums;                             /* [CHUNK][group] */
     int32_t *visible;
     uint16_t *kt_pairs, *v_pairs, *q_rows, *p_rows;
 } forward_space;
@@ -215,7 +215,7 @@ static void forward_layout(forward_space *w, sala_carve *c, int e, int group, sa
         .v = sala_carve_nums(c, tile),
         .s = sala_carve_nums(c, TILE * TILE),
         .q = sala_carve_nums(c, tile),
-        .pv = sala_carve_nums(c, tile),
+        .acc = sala_carve_nums(c, tile),
         .keep = sala_carve_nums(c, TILE),
         .top = sala_carve_nums(c, TILE),
         .sum = sala_carve_nums(c, TILE),
@@ -238,7 +238,8 @@ static void forward_tile(const chunk *c, const forward_space *w, const uint16_t 
     if (!see(c, rows, n_rows, j0, n, w->visible))
         return;
     for (int r = 0; r < n_rows; r++) {
-        sala_rows_copy(w->q + (int64_t)r * group * e, a->q + heads_at(c, rows[r], a->q_stride), e, group, e, a->scale);
+        k->copy_rows(w->q + (int64_t)r * group * e, e, a->q + heads_at(c, rows[r], a->q_stride), e, group, e, NULL,
+                     a->scale);
         memcpy(w->top + r * group, w->tops + rows[r] * group, (size_t)group * sizeof *w->top);
         memcpy(w->sum + r * group, w->sums + rows[r] * group, (size_t)group * sizeof *w->sum);
     }
@@ -250,19 +251,18 @@ static void forward_tile(const chunk *c, const forward_space *w, const uint16_t 
         k->mma(w->s, TILE, w->q, e, 1, w->kt, TILE, m, n, e, false);
     }
     k->softmax_tile(w->s, TILE, m, n, NULL, w->visible, w->top, w->sum, w->keep);
+    for (int r = 0; r < n_rows; r++)
+        k->copy_rows(w->acc + (int64_t)r * group * e, e, a->out + heads_at(c, rows[r], a->out_stride), e, group, e,
+                     w->keep + r * group, 1);
     if (half) {
         k->round_rows(w->p_rows, TILE, w->s, TILE, m, n);
-        k->mma_bf16(w->pv, e, w->p_rows, TILE, w->v_pairs, e, m, e, sala_even(n), false);
+        k->mma_bf16(w->acc, e, w->p_rows, TILE, w->v_pairs, e, m, e, sala_even(n), true);
     } else {
-        k->mma(w->pv, e, w->s, TILE, 1, w->v, e, m, e, n, false);
+        k->mma(w->acc, e, w->s, TILE, 1, w->v, e, m, e, n, true);
     }
     for (int r = 0; r < n_rows; r++) {
-        sala_act *out = a->out + heads_at(c, rows[r], a->out_stride);
-        for (int g = 0; g < group; g++) {
-            const sala_num keep = w->keep[r * group + g], *pv = w->pv + (int64_t)(r * group + g) * e;
-            for (int i = 0; i < e; i++)
-                out[g * e + i] = out[g * e + i] * keep + pv[i];
-        }
+        memcpy(a->out + heads_at(c, rows[r], a->out_stride), w->acc + (int64_t)r * group * e,
+               (size_t)(group * e) * sizeof *w->acc);
         memcpy(w->tops + rows[r] * group, w->top + r * group, (size_t)group * sizeof *w->top);
         memcpy(w->sums + rows[r] * group, w->sum + r * group, (size_t)group * sizeof *w->sum);
     }
@@ -278,7 +278,7 @@ static void load_keys(const chunk *c, const forward_space *w, int64_t j0, int n)
         k->round_pairs(w->kt_pairs, TILE, w->kt, TILE, e, n);
         k->round_pairs(w->v_pairs, e, c->a->v + from, stride, n, e);
     } else {
-        sala_rows_copy(w->v, c->a->v + from, stride, n, e, 1);
+        k->copy_rows(w->v, e, c->a->v + from, stride, n, e, NULL, 1);
     }
 }
 
@@ -374,13 +374,14 @@ static void back_rows(const chunk *c, const sala_back_shape *s, const sala_back_
         const int64_t at = (int64_t)r * group * e;
         memcpy(w->q + at, a->q + heads_at(c, rows[r], a->q_stride), bytes);
         memcpy(w->d_out + at, b->d_out + heads_at(c, rows[r], a->out_stride), bytes);
-        memcpy(w->dq + at, b->dq + heads_at(c, rows[r], a->q_stride), bytes);
         for (int g = 0; g < group; g++) {
             w->lse[r * group + g] = b->lse[(c->kv_head * group + g) * a->n_rows + batch_row(c, rows[r])];
             w->delta[r * group + g] = delta[rows[r] * group + g];
         }
     }
     sala_back_queries(s, w, n_rows * group);
+    for (int r = 0; r < n_rows; r++)
+        memcpy(w->dq + (int64_t)r * group * e, b->dq + heads_at(c, rows[r], a->q_stride), bytes);
     sala_back_tile(s, w, w->dk, w->dv, 0, n, n_rows * group, NULL);
     for (int r = 0; r < n_rows; r++)
         memcpy(b->dq + heads_at(c, rows[r], a->q_stride), w->dq + (int64_t)r * group * e, bytes);

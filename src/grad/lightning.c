@@ -109,13 +109,16 @@ void sala_device_lightning(sala_backend *be, const sala_lightning_args *a)
 /* ---- backward ---- */
 
 typedef struct back_space {
-    sala_num *states;                     /* before each of a few chunks */
-    sala_num *d_state, *turned;           /* [d][d]; turned: a transposed state */
-    sala_num *q, *k, *v, *d_out, *scaled; /* [CHUNK][d]; scaled: rows of one of them times a factor each */
-    sala_num *kt, *vt;                    /* [d][CHUNK] */
-    sala_num *p, *a;                      /* [CHUNK][CHUNK] */
-    sala_num *dq, *dk, *dv;               /* [CHUNK][d] */
-    sala_num *scratch;                    /* of kernels */
+    sala_num *states;           /* before each of a few chunks */
+    sala_num *d_state, *turned; /* [d][d]; turned: a transposed state */
+    sala_num *q, *k, *d_out;    /* [CHUNK][d] */
+    sala_num *scaled;           /* rows of q, k, v or d_out times a factor each */
+    sala_num *kt, *vt;          /* [d][CHUNK] */
+    sala_num *p, *a;            /* [CHUNK][CHUNK] */
+    sala_num *dq, *dk, *dv;     /* [CHUNK][d] */
+    sala_num *m;                /* [CHUNK][CHUNK]: M of a whole chunk */
+    sala_num *before, *behind;  /* [CHUNK]: s decay[i + 1]; decay[CHUNK - 1 - i], whose end is that of any chunk */
+    sala_num *scratch;          /* of kernels */
 } back_space;
 
 static size_t back_layout(back_space *w, uint8_t *base, int d)
@@ -128,7 +131,6 @@ static size_t back_layout(back_space *w, uint8_t *base, int d)
         .turned = sala_carve_nums(&c, state),
         .q = sala_carve_nums(&c, tile),
         .k = sala_carve_nums(&c, tile),
-        .v = sala_carve_nums(&c, tile),
         .d_out = sala_carve_nums(&c, tile),
         .scaled = sala_carve_nums(&c, tile),
         .kt = sala_carve_nums(&c, tile),
@@ -138,9 +140,23 @@ static size_t back_layout(back_space *w, uint8_t *base, int d)
         .dq = sala_carve_nums(&c, tile),
         .dk = sala_carve_nums(&c, tile),
         .dv = sala_carve_nums(&c, tile),
+        .m = sala_carve_nums(&c, CHUNK * CHUNK),
+        .before = sala_carve_nums(&c, CHUNK),
+        .behind = sala_carve_nums(&c, CHUNK),
         .scratch = sala_carve_nums(&c, (int64_t)SALA_LIGHTNING_SCRATCH(d)),
     };
     return c.used;
+}
+
+/* The factors of a head. */
+static void back_factors(const back_space *w, const float *decay, sala_num scale)
+{
+    for (int i = 0; i < CHUNK; i++) {
+        w->before[i] = scale * (sala_num)decay[i + 1];
+        w->behind[i] = (sala_num)decay[CHUNK - 1 - i];
+        for (int j = 0; j < CHUNK; j++)
+            w->m[i * CHUNK + j] = j <= i ? scale * (sala_num)decay[i - j] : 0;
+    }
 }
 
 /* One head of one sequence, or a part of it. */
@@ -164,55 +180,49 @@ static int tokens_of(const part *t, int64_t chunk)
     return (int)sala_min_i64(CHUNK, t->seq->n_rows - chunk * CHUNK);
 }
 
-/* Rows x[i] times s decay[first + i step]. */
-static void scale_rows(sala_num *out, const sala_num *x, const float *decay, int first, int step, int n, int d,
-                       sala_num s)
-{
-    for (int i = 0; i < n; i++) {
-        const sala_num f = s * (sala_num)decay[first + i * step];
-        for (int c = 0; c < d; c++)
-            out[i * d + c] = f * x[i * d + c];
-    }
-}
+/* Where the rows of a chunk lie. */
+typedef struct chunk_rows {
+    const sala_act *q, *k, *v, *d_out;
+    int64_t at, kv_at; /* of this head in q and the outputs, of the key head */
+    int n;
+} chunk_rows;
 
-/* Scores become weights of tokens. */
-static void weigh(sala_num *x, const float *decay, int n, sala_num s)
-{
-    for (int i = 0; i < n; i++) {
-        for (int j = 0; j <= i; j++)
-            x[i * CHUNK + j] *= s * (sala_num)decay[i - j];
-        for (int j = i + 1; j < n; j++)
-            x[i * CHUNK + j] = 0;
-    }
-}
-
-static void load_rows(const lightning_job *job, const back_space *w, const part *t, int64_t chunk)
+static chunk_rows rows_of(const lightning_job *job, const part *t, int64_t chunk)
 {
     const sala_lightning_args *a = job->a;
-    const int d = a->head_dim, n = tokens_of(t, chunk);
-    const int64_t row = t->seq->first_row + chunk * CHUNK, q = (int64_t)t->head * d, kv = (int64_t)t->kv_head * d;
-    sala_rows_copy(w->q, a->q + row * a->q_stride + q, a->q_stride, n, d, 1);
-    sala_rows_copy(w->d_out, job->b->d_out + row * a->out_stride + q, a->out_stride, n, d, 1);
-    sala_rows_copy(w->k, a->k + row * a->kv_stride + kv, a->kv_stride, n, d, 1);
-    sala_rows_copy(w->v, a->v + row * a->kv_stride + kv, a->kv_stride, n, d, 1);
+    const int64_t row = t->seq->first_row + chunk * CHUNK, head = (int64_t)t->head * a->head_dim;
+    const int64_t at = row * a->q_stride + head, kv = row * a->kv_stride + (int64_t)t->kv_head * a->head_dim;
+    return (chunk_rows){a->q + at, a->k + kv, a->v + kv,          job->b->d_out + row * a->out_stride + head,
+                        at,        kv,        tokens_of(t, chunk)};
 }
 
-/* dS before a chunk of n tokens from that behind it. */
-static void step_back(const lightning_job *job, const back_space *w, const part *t, int n)
+/* dS before a chunk from that behind it; w->d_out holds the chunk's. */
+static void step_back(const lightning_job *job, const back_space *w, const part *t, const chunk_rows *r)
 {
     const sala_train_kernels *k = &job->dev->k;
     const int d = job->a->head_dim;
-    for (int64_t i = 0; i < state_nums(job->a); i++)
-        w->d_state[i] *= (sala_num)t->decay[n];
-    scale_rows(w->scaled, w->q, t->decay, 1, 1, n, d, job->a->scale);
-    k->mma(w->d_state, d, w->scaled, 1, d, w->d_out, d, d, d, n, true);
+    k->copy_rows(w->d_state, d, w->d_state, d, d, d, NULL, (sala_num)t->decay[r->n]);
+    k->copy_rows(w->scaled, d, r->q, job->a->q_stride, r->n, d, w->before, 1);
+    k->mma(w->d_state, d, w->scaled, 1, d, w->d_out, d, d, d, r->n, true);
 }
 
-static void store_rows(sala_act *to, int64_t stride, const sala_num *x, int n, int d, bool add)
+/* C (+)= X B or XT B, where X [n][n] is zero above its diagonal: what is known to be zero in a quarter of it is left
+ * out. */
+static void lower_mma(const sala_train_kernels *k, sala_num *c, const sala_num *x, bool turned, const sala_num *b,
+                      int n, int d, bool add)
 {
-    for (int i = 0; i < n; i++)
-        for (int c = 0; c < d; c++)
-            to[i * stride + c] = add ? to[i * stride + c] + x[i * d + c] : x[i * d + c];
+    enum { HALF = CHUNK / 2 };
+    const int top = n < HALF ? n : HALF, rest = n - top;
+    const int row = turned ? 1 : CHUNK, col = turned ? CHUNK : 1;
+    if (turned) { /* rows of XT are columns of X */
+        k->mma(c, d, x, row, col, b, d, top, d, n, add);
+        if (rest)
+            k->mma(c + top * d, d, x + top * (CHUNK + 1), row, col, b + top * d, d, rest, d, rest, add);
+    } else {
+        k->mma(c, d, x, row, col, b, d, top, d, top, add);
+        if (rest)
+            k->mma(c + top * d, d, x + top * CHUNK, row, col, b, d, rest, d, n, add);
+    }
 }
 
 /* state: before the chunk, NULL for zero. */
@@ -221,34 +231,42 @@ static void back_chunk(const lightning_job *job, const back_space *w, const part
 {
     const sala_lightning_args *a = job->a;
     const sala_train_kernels *k = &job->dev->k;
-    const int d = a->head_dim, n = tokens_of(t, chunk);
-    load_rows(job, w, t, chunk);
+    const chunk_rows r = rows_of(job, t, chunk);
+    const int d = a->head_dim, n = r.n;
+    const sala_num *behind = w->behind + CHUNK - n;
+    k->copy_rows(w->q, d, r.q, a->q_stride, n, d, NULL, 1);
+    k->copy_rows(w->d_out, d, r.d_out, a->out_stride, n, d, NULL, 1);
+    k->copy_rows(w->k, d, r.k, a->kv_stride, n, d, NULL, 1);
     k->transpose(w->kt, CHUNK, w->k, d, n, d);
-    k->transpose(w->vt, CHUNK, w->v, d, n, d);
+    k->transpose(w->vt, CHUNK, r.v, a->kv_stride, n, d);
     k->mma(w->p, CHUNK, w->q, d, 1, w->kt, CHUNK, n, n, d, false);
     k->mma(w->a, CHUNK, w->d_out, d, 1, w->vt, CHUNK, n, n, d, false);
-    weigh(w->p, t->decay, n, a->scale);
-    weigh(w->a, t->decay, n, a->scale);
+    k->multiply(w->p, CHUNK, w->m, CHUNK, n, n);
+    k->multiply(w->a, CHUNK, w->m, CHUNK, n, n);
 
-    k->mma(w->dq, d, w->a, CHUNK, 1, w->k, d, n, d, n, false);
+    lower_mma(k, w->dq, w->a, false, w->k, n, d, false);
     if (state) {
         k->transpose(w->turned, d, state, d, d, d);
-        scale_rows(w->scaled, w->d_out, t->decay, 1, 1, n, d, a->scale);
+        k->copy_rows(w->scaled, d, w->d_out, d, n, d, w->before, 1);
         k->mma(w->dq, d, w->scaled, d, 1, w->turned, d, n, d, d, true);
     }
-    k->mma(w->dk, d, w->a, 1, CHUNK, w->q, d, n, d, n, false);
-    k->mma(w->dv, d, w->p, 1, CHUNK, w->d_out, d, n, d, n, false);
-    k->transpose(w->turned, d, w->d_state, d, d, d);
-    scale_rows(w->scaled, w->v, t->decay, n - 1, -1, n, d, 1);
-    k->mma(w->dk, d, w->scaled, d, 1, w->turned, d, n, d, d, true);
-    scale_rows(w->scaled, w->k, t->decay, n - 1, -1, n, d, 1);
-    k->mma(w->dv, d, w->scaled, d, 1, w->d_state, d, n, d, d, true);
-    step_back(job, w, t, n);
+    k->copy_rows(job->b->dq + r.at, a->q_stride, w->dq, d, n, d, NULL, 1);
 
-    const int64_t row = t->seq->first_row + chunk * CHUNK, kv = row * a->kv_stride + (int64_t)t->kv_head * d;
-    store_rows(job->b->dq + row * a->q_stride + (int64_t)t->head * d, a->q_stride, w->dq, n, d, false);
-    store_rows(job->b->dk + kv, a->kv_stride, w->dk, n, d, t->adds);
-    store_rows(job->b->dv + kv, a->kv_stride, w->dv, n, d, t->adds);
+    if (t->adds) {
+        k->copy_rows(w->dk, d, job->b->dk + r.kv_at, a->kv_stride, n, d, NULL, 1);
+        k->copy_rows(w->dv, d, job->b->dv + r.kv_at, a->kv_stride, n, d, NULL, 1);
+    }
+    lower_mma(k, w->dk, w->a, true, w->q, n, d, t->adds);
+    k->transpose(w->turned, d, w->d_state, d, d, d);
+    k->copy_rows(w->scaled, d, r.v, a->kv_stride, n, d, behind, 1);
+    k->mma(w->dk, d, w->scaled, d, 1, w->turned, d, n, d, d, true);
+    k->copy_rows(job->b->dk + r.kv_at, a->kv_stride, w->dk, d, n, d, NULL, 1);
+
+    lower_mma(k, w->dv, w->p, true, w->d_out, n, d, t->adds);
+    k->copy_rows(w->scaled, d, w->k, d, n, d, behind, 1);
+    k->mma(w->dv, d, w->scaled, d, 1, w->d_state, d, n, d, d, true);
+    k->copy_rows(job->b->dv + r.kv_at, a->kv_stride, w->dv, d, n, d, NULL, 1);
+    step_back(job, w, t, &r);
 }
 
 /* What span `span` of a head adds to dS before it: [seq][head][span][d][d]. */
@@ -285,10 +303,12 @@ static void local_run(void *user, int task, int worker)
         return;
     back_space w;
     back_layout(&w, sala_device_worker(job->dev, worker), a->head_dim);
+    back_factors(&w, t.decay, a->scale);
     memset(w.d_state, 0, (size_t)state_nums(a) * sizeof *w.d_state);
     for (int64_t c = span_begin(job, t.seq, span + 1) - 1; c >= span_begin(job, t.seq, span); c--) {
-        load_rows(job, &w, &t, c);
-        step_back(job, &w, &t, tokens_of(&t, c));
+        const chunk_rows r = rows_of(job, &t, c);
+        job->dev->k.copy_rows(w.d_out, a->head_dim, r.d_out, a->out_stride, r.n, a->head_dim, NULL, 1);
+        step_back(job, &w, &t, &r);
     }
     memcpy(local_of(job, &t, span), w.d_state, (size_t)state_nums(a) * sizeof *w.d_state);
 }
@@ -330,6 +350,7 @@ static void back_run(void *user, int task, int worker)
         if (t.chunk0 == t.chunk1)
             return;
         end_state(job, &w, &t, span);
+        back_factors(&w, t.decay, a->scale);
         for (int64_t end = t.chunk1, c0; end > t.chunk0; end = c0) {
             c0 = (end - 1) / every * every;
             back_group(job, &w, &t, c0, end);

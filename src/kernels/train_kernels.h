@@ -36,7 +36,12 @@ typedef struct sala_train_kernels {
      * numbers as the machine likes. */
     void (*mma_bf16)(sala_num *c, int64_t ldc, const uint16_t *a, int64_t lda, const uint16_t *b, int64_t ldb, int m,
                      int n, int k, bool add);
-    /* out[c][r] = x[r][c]; rows, cols <= 64 x 256. */
+    /* out[r][c] = s * factor[r] * x[r][c]; factor NULL: s * x[r][c]. */
+    void (*copy_rows)(sala_num *out, int64_t ldo, const sala_num *x, int64_t ldx, int rows, int cols,
+                      const sala_num *factor, sala_num s);
+    /* x[r][c] *= w[r][c] */
+    void (*multiply)(sala_num *x, int64_t ldx, const sala_num *w, int64_t ldw, int rows, int cols);
+    /* out[c][r] = x[r][c]. */
     void (*transpose)(sala_num *out, int64_t ldo, const sala_num *x, int64_t ldx, int rows, int cols);
     /* To bf16, nearest even. rows: row-major; a zero follows an odd number of columns (ldo > cols then). pairs: B's
      * layout above, rows is k; the partner of an odd last row is zero. */

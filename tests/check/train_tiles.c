@@ -236,6 +236,49 @@ static void check_transpose(check *c, const char *family)
     check_end(c);
 }
 
+static void check_copy_rows(check *c, const char *family)
+{
+    sala_train_kernels k;
+    if (c->bench || !check_begin_train(c, &k, "copy_rows", family))
+        return;
+    for (int cols = 1; cols <= 130; cols++) {
+        const int rows = 1 + check_below(c, 70);
+        const int64_t ldx = cols + check_below(c, 3), ldo = cols + check_below(c, 3);
+        const float s = cols % 2 ? 1 : check_uniform(c);
+        float *x = random_floats(c, (rows - 1) * ldx + cols, 1), *factor = random_floats(c, rows, 1);
+        float *out = random_floats(c, (rows - 1) * ldo + cols, 0);
+        k.copy_rows(out, ldo, x, ldx, rows, cols, cols % 3 ? factor : NULL, s);
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < ldo && i * ldo + j < (rows - 1) * ldo + cols; j++) {
+                const float f = cols % 3 ? s * factor[i] : s;
+                if (out[i * ldo + j] != (j < cols ? f * x[i * ldx + j] : 0))
+                    check_fail(c, "%d x %d: wrong at row %d, column %d", rows, cols, i, j);
+            }
+        check_reset();
+    }
+    check_end(c);
+}
+
+static void check_multiply(check *c, const char *family)
+{
+    sala_train_kernels k;
+    if (c->bench || !check_begin_train(c, &k, "multiply", family))
+        return;
+    for (int cols = 1; cols <= 130; cols++) {
+        const int rows = 1 + check_below(c, 70);
+        const int64_t ldx = cols + check_below(c, 3), ldw = cols + check_below(c, 3), n = (rows - 1) * ldx + cols;
+        float *x = random_floats(c, n, 1), *w = random_floats(c, (rows - 1) * ldw + cols, 1);
+        float *before = check_guarded((size_t)n * sizeof(float));
+        memcpy(before, x, (size_t)n * sizeof(float));
+        k.multiply(x, ldx, w, ldw, rows, cols);
+        for (int64_t i = 0; i < n; i++)
+            if (x[i] != (i % ldx < cols ? before[i] * w[i / ldx * ldw + i % ldx] : before[i]))
+                check_fail(c, "%d x %d: wrong at row %d, column %d", rows, cols, (int)(i / ldx), (int)(i % ldx));
+        check_reset();
+    }
+    check_end(c);
+}
+
 /* ---- softmax ---- */
 
 /* Ranges of keys: causal ones, windows, empty ones, all. */
@@ -380,6 +423,8 @@ void check_train_tiles(check *c)
     for (const char *const *f = sala_kernels_families(); *f; f++) {
         check_mma(c, *f);
         check_bf16(c, *f);
+        check_copy_rows(c, *f);
+        check_multiply(c, *f);
         check_transpose(c, *f);
         check_softmax(c, *f);
     }

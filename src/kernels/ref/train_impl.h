@@ -64,6 +64,23 @@ static void train_ref_mma_bf16(sala_num *c, int64_t ldc, const uint16_t *a, int6
     }
 }
 
+static void train_ref_copy_rows(sala_num *out, int64_t ldo, const sala_num *x, int64_t ldx, int rows, int cols,
+                                const sala_num *factor, sala_num s)
+{
+    for (int r = 0; r < rows; r++) {
+        const sala_num f = factor ? s * factor[r] : s;
+        for (int c = 0; c < cols; c++)
+            out[r * ldo + c] = f * x[r * ldx + c];
+    }
+}
+
+static void train_ref_multiply(sala_num *x, int64_t ldx, const sala_num *w, int64_t ldw, int rows, int cols)
+{
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < cols; c++)
+            x[r * ldx + c] *= w[r * ldw + c];
+}
+
 static void train_ref_transpose(sala_num *out, int64_t ldo, const sala_num *x, int64_t ldx, int rows, int cols)
 {
     for (int r = 0; r < rows; r++)
@@ -346,6 +363,8 @@ static void train_ref_fill(sala_train_kernels *out)
         .family = "ref",
         .mma = train_ref_mma,
         .mma_bf16 = train_ref_mma_bf16,
+        .copy_rows = train_ref_copy_rows,
+        .multiply = train_ref_multiply,
         .transpose = train_ref_transpose,
         .round_rows = train_ref_round_rows,
         .round_pairs = train_ref_round_pairs,

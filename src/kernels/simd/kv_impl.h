@@ -164,21 +164,6 @@ static inline int most_visible(const int32_t *n_visible, int n)
     return most;
 }
 
-/* exp of x <= 0 for weights: 2^n times a polynomial for 2^f, |f| <= 1/2, that was fitted to the least relative error
- * (9e-8 before rounding). Off by 2 ulp and |x| ulp / 2, which only small weights feel; 0 below 2^LEAST_EXPONENT. */
-INLINE vf vf_exp_weight(vf x)
-{
-    x = vf_max(vf_set1(LEAST_EXPONENT), vf_mul(x, vf_set1(0x1.715476p+0f)));
-    const vf n = vf_round(x), f = vf_sub(x, n);
-    vf p = vf_set1(0x1.5bba14p-10f);
-    p = vf_fma(p, f, vf_set1(0x1.3cea88p-7f));
-    p = vf_fma(p, f, vf_set1(0x1.c6b752p-5f));
-    p = vf_fma(p, f, vf_set1(0x1.ebf9bcp-3f));
-    p = vf_fma(p, f, vf_set1(0x1.62e42ap-1f));
-    p = vf_fma(p, f, vf_set1(1.0f));
-    return vf_scale2_down(p, n);
-}
-
 #include "kernels/simd/kv_codes_impl.h"
 
 /* Of Q4_1 as they are stored: turned. */

@@ -200,6 +200,30 @@ static void round_pairs(uint16_t *out, int64_t ldo, const float *x, int64_t ldx,
     }
 }
 
+static void copy_rows(float *out, int64_t ldo, const float *x, int64_t ldx, int rows, int cols, const float *factor,
+                      float s)
+{
+    for (int r = 0; r < rows; r++, out += ldo, x += ldx) {
+        const vf f = vf_set1(factor ? s * factor[r] : s);
+        int c = 0;
+        for (; c + LANES <= cols; c += LANES)
+            vf_store(out + c, vf_mul(f, vf_load(x + c)), LANES);
+        if (c < cols)
+            vf_store(out + c, vf_mul(f, vf_load_n(x + c, cols - c)), cols - c);
+    }
+}
+
+static void multiply(float *x, int64_t ldx, const float *w, int64_t ldw, int rows, int cols)
+{
+    for (int r = 0; r < rows; r++, x += ldx, w += ldw) {
+        int c = 0;
+        for (; c + LANES <= cols; c += LANES)
+            vf_store(x + c, vf_mul(vf_load(x + c), vf_load(w + c)), LANES);
+        if (c < cols)
+            vf_store(x + c, vf_mul(vf_load_n(x + c, cols - c), vf_load_n(w + c, cols - c)), cols - c);
+    }
+}
+
 static void transpose(float *out, int64_t ldo, const float *x, int64_t ldx, int rows, int cols)
 {
     for (int r = 0; r < rows; r += LANES) {
@@ -254,7 +278,7 @@ INLINE vf exp_row(float *row, float top, int n, int from, int to)
     vf sum = zero;
     if (from == 0 && to == SALA_TILE) {
         for (int v = 0; v < TILE_VECS; v++) {
-            const vf e = vf_exp(vf_sub(vf_load(row + v * LANES), peak));
+            const vf e = vf_exp_weight(vf_sub(vf_load(row + v * LANES), peak));
             vf_store(row + v * LANES, e, LANES);
             sum = vf_add(sum, e);
         }
@@ -262,7 +286,7 @@ INLINE vf exp_row(float *row, float top, int n, int from, int to)
     }
     EACH_VECTOR(n)
     {
-        const vf e = only(vf_exp(vf_sub(vf_load_n(row + i, (int)m), peak)), (int)i, from, to, zero);
+        const vf e = only(vf_exp_weight(vf_sub(vf_load_n(row + i, (int)m), peak)), (int)i, from, to, zero);
         vf_store(row + i, e, (int)m);
         sum = vf_add(sum, e);
     }
@@ -346,7 +370,7 @@ static void softmax_back_tile(float *st, float *dpt, int64_t ld, int n_keys, int
         const vf sums = vf_load_n(lse + v, n), rows = vf_load_n(delta + v, n);
         for (int j = 0; j < n_keys; j++) {
             float *s = st + j * ld + v, *d = dpt + j * ld + v;
-            const vf p = vf_exp(vf_sub(vf_load_n(s, n), sums));
+            const vf p = vf_exp_weight(vf_sub(vf_load_n(s, n), sums));
             vf_store(s, p, n);
             vf_store(d, vf_mul(vf_mul(p, vf_sub(vf_load_n(d, n), rows)), factor), n);
         }
@@ -571,6 +595,8 @@ static void adamw(float *p, float *g, float *m_, float *v_, int64_t n, float lr,
 void TRAIN_FILL(sala_train_kernels *out)
 {
     out->mma = mma;
+    out->copy_rows = copy_rows;
+    out->multiply = multiply;
     out->transpose = transpose;
     out->mma_bf16 = mma_bf16;
     out->round_rows = round_rows;
