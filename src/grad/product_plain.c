@@ -6,13 +6,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* A block of B, [BLOCK_K][BLOCK_N], stays in the second-level cache while blocks of BLOCK_M rows of A go by. */
-enum { BLOCK_M = 64, BLOCK_N = 64, BLOCK_K = 256 };
+/* A block of B, [BLOCK_K][BLOCK_N], is copied together and stays in the first-level cache while the rows of A go by, as
+ * they lie or, where sums go down its columns (GRAD), turned. */
+enum { BLOCK_M = 256, BLOCK_N = 64, BLOCK_K = 384 };
 
 typedef struct plain_scratch {
-    sala_num b[BLOCK_K * BLOCK_N];
-    sala_num a[BLOCK_M * BLOCK_K];
-    sala_num wide[BLOCK_N * BLOCK_K];
+    sala_num b[BLOCK_K * BLOCK_N], a[BLOCK_M * BLOCK_K];
+    sala_num wide_b[BLOCK_N * BLOCK_K], wide_a[BLOCK_M * BLOCK_K]; /* of bf16 numbers */
 } plain_scratch;
 
 typedef struct plain {
@@ -68,9 +68,9 @@ static const sala_num *wide_block(const plain *p, sala_num *out, const uint16_t 
     return out;
 }
 
-/* A block of op(B) row-major: B[k0 .. k0 + nk)[n0 .. n0 + nn). */
-static const sala_num *get_b(const plain *p, plain_scratch *s, const sala_product_shape *shape, const void *b,
-                             int64_t k0, int64_t n0, int nk, int nn, int64_t *ldb)
+/* A block of op(B), [nk][BLOCK_N] at s->b. */
+static void get_b(const plain *p, plain_scratch *s, const sala_product_shape *shape, const void *b, int64_t k0,
+                  int64_t n0, int nk, int nn)
 {
     const bool bf16 = p->base.precision == SALA_PRECISION_BF16;
     const bool turned = shape->kind == SALA_PRODUCT_OUT;
@@ -81,18 +81,35 @@ static const sala_num *get_b(const plain *p, plain_scratch *s, const sala_produc
     if (bf16) {
         if (shape->kind != SALA_PRODUCT_GRAD) /* a pack */
             ld = pack_stride(shape->kind, shape->n, shape->k);
-        at = wide_block(p, s->wide, (const uint16_t *)b + row * ld + col, ld, rows, cols);
+        at = wide_block(p, s->wide_b, (const uint16_t *)b + row * ld + col, ld, rows, cols);
         ld = cols;
     } else {
         at = (const sala_num *)b + row * ld + col;
     }
-    if (!turned) {
-        *ldb = ld;
-        return at;
+    if (turned)
+        p->k.transpose(s->b, BLOCK_N, at, ld, rows, cols);
+    else
+        p->k.copy_rows(s->b, BLOCK_N, at, ld, rows, cols, NULL, 1);
+}
+
+/* A block of op(A), row-major. */
+static const sala_num *get_a(const plain *p, plain_scratch *s, const sala_product_shape *shape, const void *a,
+                             int64_t m0, int64_t k0, int nm, int nk, int64_t *lda)
+{
+    const bool turned = shape->kind == SALA_PRODUCT_GRAD;
+    const int64_t from = turned ? k0 * shape->lda + m0 : m0 * shape->lda + k0;
+    const int rows = turned ? nk : nm, cols = turned ? nm : nk;
+    const sala_num *at = (const sala_num *)a + from;
+    *lda = shape->lda;
+    if (p->base.precision == SALA_PRECISION_BF16) {
+        at = wide_block(p, s->wide_a, (const uint16_t *)a + from, shape->lda, rows, cols);
+        *lda = cols;
     }
-    p->k.transpose(s->b, BLOCK_N, at, ld, rows, cols);
-    *ldb = BLOCK_N;
-    return s->b;
+    if (!turned)
+        return at;
+    p->k.transpose(s->a, BLOCK_K, at, *lda, rows, cols);
+    *lda = BLOCK_K;
+    return s->a;
 }
 
 static void plain_run(const sala_product *g, const sala_product_shape *shape, sala_num *c, const void *a, const void *b,
@@ -100,26 +117,17 @@ static void plain_run(const sala_product *g, const sala_product_shape *shape, sa
 {
     const plain *p = (const plain *)g;
     plain_scratch *s = &p->scratch[worker];
-    const bool bf16 = g->precision == SALA_PRECISION_BF16, turned = shape->kind == SALA_PRODUCT_GRAD;
-    for (int64_t n0 = 0; n0 < shape->n; n0 += BLOCK_N) {
-        const int nn = (int)sala_min_i64(BLOCK_N, shape->n - n0);
-        for (int64_t k0 = 0; k0 < shape->k; k0 += BLOCK_K) {
-            const int nk = (int)sala_min_i64(BLOCK_K, shape->k - k0);
-            int64_t ldb = 0;
-            const sala_num *bt = get_b(p, s, shape, b, k0, n0, nk, nn, &ldb);
-            for (int64_t m0 = 0; m0 < shape->m; m0 += BLOCK_M) {
-                const int nm = (int)sala_min_i64(BLOCK_M, shape->m - m0);
-                const int64_t at = turned ? k0 * shape->lda + m0 : m0 * shape->lda + k0;
-                int64_t lda = shape->lda;
-                const sala_num *block;
-                if (bf16) {
-                    lda = turned ? nm : nk;
-                    block = wide_block(p, s->a, (const uint16_t *)a + at, shape->lda, turned ? nk : nm, (int)lda);
-                } else {
-                    block = (const sala_num *)a + at;
-                }
-                p->k.mma(c + m0 * shape->ldc + n0, shape->ldc, block, turned ? 1 : lda, turned ? lda : 1, bt, ldb, nm,
-                         nn, nk, k0 > 0 || shape->add);
+    for (int64_t m0 = 0; m0 < shape->m; m0 += BLOCK_M) {
+        const int nm = (int)sala_min_i64(BLOCK_M, shape->m - m0);
+        for (int64_t k0 = 0, nk; k0 < shape->k; k0 += nk) {
+            nk = sala_min_i64(BLOCK_K, shape->k - k0);
+            int64_t lda = 0;
+            const sala_num *rows = get_a(p, s, shape, a, m0, k0, nm, (int)nk, &lda);
+            for (int64_t n0 = 0; n0 < shape->n; n0 += BLOCK_N) {
+                const int nn = (int)sala_min_i64(BLOCK_N, shape->n - n0);
+                get_b(p, s, shape, b, k0, n0, (int)nk, nn);
+                p->k.mma(c + m0 * shape->ldc + n0, shape->ldc, rows, lda, 1, s->b, BLOCK_N, nm, nn, (int)nk,
+                         k0 > 0 || shape->add);
             }
         }
     }
