@@ -28,7 +28,7 @@ from vectors import rough, save  # noqa: E402
 
 torch.set_default_dtype(torch.float64)
 
-VOCAB, ZLOSS = 48, 1e-3
+VOCAB, ZLOSS, MTP_WEIGHT = 48, 1e-3, 0.25
 DISTURBED, DRAWS = 2.0**-22, 8  # about what sums of 32 to 64 numbers in f32 are off by
 LEAST_GAP = 4e-3  # of scores, relative: selections that are closer may go the other way in bf16
 SMALL = {"hidden_size": 32, "intermediate_size": 40, "vocab_size": VOCAB}
@@ -87,7 +87,22 @@ class Net(Model):
             h = h + residual * (self.lightning if self.is_lightning(layer) else self.attention)(x, p + "self_attn.")
             x = self.norm(h, p + "post_attention_layernorm")
             h = h + residual * self.feed(x, p + "mlp.")
-        return self.logits_of(self.norm(h, "model.norm") / (c["hidden_size"] / c["dim_model_base"] if mup else 1.0))
+        self.hidden, self.divisor = self.norm(h, "model.norm"), c["hidden_size"] / c["dim_model_base"] if mup else 1.0
+        return self.logits_of(self.hidden / self.divisor)
+
+    def second(self, ids):
+        """Multi-token prediction, after run(): what is said of the token after the next, at all places but the last."""
+        c, n = self.c, len(ids) - 1
+        mup = self.family.startswith("minicpm")
+        residual = c["scale_depth"] / math.sqrt(c["num_hidden_layers"] + 1) if mup else 1.0
+        self.cos, self.sin, self.sparse = self.cos[:n], self.sin[:n], None
+        embedded = self.weight("model.embed_tokens.weight")[ids[1:]]
+        h = self.linear(self.norm(self.hidden[:n], "mtp.norm_h"), "mtp.proj_h", False) \
+            + self.linear(self.norm(embedded, "mtp.norm_e"), "mtp.proj_e", False)
+        p = "mtp.layer."
+        h = h + residual * self.attention(self.norm(h, p + "input_layernorm"), p + "self_attn.")
+        h = h + residual * self.feed(self.norm(h, p + "post_attention_layernorm"), p + "mlp.")
+        return self.logits_of(self.norm(h, "mtp.norm") / self.divisor)
 
 
 def descend(net, documents):
@@ -103,6 +118,45 @@ def descend(net, documents):
     nll, square = torch.cat(losses), torch.cat(squares)
     total = (nll + ZLOSS * square).mean()
     return [nll.mean().item(), total.item()], torch.autograd.grad(total, list(net.w.values())), closest, skipping
+
+
+def second_head(name):
+    """The same with a block for the token after the next, for unit/train/test_mtp.c. The loss is the mean of the first head's, z-loss
+    added, and MTP_WEIGHT times the mean of the second's."""
+    family, config, lengths = MODELS[name]
+    c = build_config(preset(family, "spm", config), VOCAB, {"bos": 1, "eos": 2})
+    d, weights = c["hidden_size"], {}
+    table = list(tensor_table(c, family))
+    table += [("mtp.layer." + row[0][len("model.layers.0."):], *row[1:]) for row in table if row[0].startswith("model.layers.0.")]
+    table += [("mtp.%s.weight" % t, [d], 1.0, 0.2) for t in ("norm", "norm_h", "norm_e")]
+    table += [("mtp.%s.weight" % t, [d, d], 0.0, 0.3) for t in ("proj_h", "proj_e")]
+    for tensor, dims, centre, spread in table:
+        values = np.array(list(uniform(tensor, 7, math.prod(dims)))) * spread + centre
+        weights[tensor] = torch.tensor(values.astype("f4").astype("f8")).reshape(dims).requires_grad_(True)
+    gen = torch.Generator().manual_seed(7)
+    net, ids, labels, first, squares, second = Net(c, weights), [], [], [], [], []
+    for n in lengths:
+        tokens = torch.randint(0, VOCAB, (n,), generator=gen)
+        target = torch.cat([tokens[1:], torch.tensor([-1])])
+        target[torch.rand(n, generator=gen) < 0.2] = -1
+        for z, y, out in ((net.run(tokens), target, first), (net.second(tokens), target[1:], second)):
+            lse, use = torch.logsumexp(z, -1), y >= 0
+            out.append((lse - z.gather(1, y.clamp(min=0)[:, None])[:, 0])[use])
+            if out is first:
+                squares.append((lse * lse)[use])
+        ids.append(tokens)
+        labels.append(target)
+    assert net.used == set(weights), set(weights) - net.used
+    first, squares, second = (torch.cat(x).mean() for x in (first, squares, second))
+    grads = torch.autograd.grad(first + ZLOSS * squares + MTP_WEIGHT * second, list(weights.values()))
+    arrays = {"config": np.frombuffer(json.dumps(c).encode(), dtype="u1").astype("i4"), "ids": torch.cat(ids).numpy(),
+              "labels": torch.cat(labels).numpy(), "lengths": np.array(lengths),
+              "loss": np.array([first.item(), ZLOSS * squares.item(), second.item()]), "zloss": np.array([ZLOSS]),
+              "weight": np.array([MTP_WEIGHT])}
+    for (key, value), grad in zip(weights.items(), grads):
+        key = key[:-len(".weight")] if key.startswith("mtp.") and ".layer." not in key else key
+        arrays[key], arrays["d." + key] = value.detach().numpy(), rough(grad)
+    save("mtp-" + name, arrays)
 
 
 def distance(a, b):
@@ -159,6 +213,8 @@ def attempt(name, seed):
 
 
 def main():
+    for name in ("minicpm", "sala"):
+        second_head(name)
     for name in MODELS:
         for seed in range(1, 50):
             arrays = attempt(name, seed)
