@@ -64,7 +64,7 @@ static size_t forward_layout(forward_space *w, uint8_t *base, int e, sala_precis
         .kt_pairs = sala_carve_bf16(&c, p, tile),
         .v_pairs = sala_carve_bf16(&c, p, tile),
         .q_rows = sala_carve_bf16(&c, p, QUERY_TILES * tile),
-        .p_rows = sala_carve_bf16(&c, p, TILE * TILE),
+        .p_rows = sala_carve_bf16(&c, p, tile > TILE * TILE ? tile : TILE * TILE), /* and keys on their way */
     };
     return c.used;
 }
@@ -155,11 +155,12 @@ static void forward_run(void *user, int task, int worker)
     for (int64_t j = sala_window_tile(tile0, a->window); j < tile0 + n_tiles; j++) {
         const int n = (int)sala_min_i64(TILE, t.seq->n_rows - j * TILE);
         const int64_t from = (t.seq->first_row + j * TILE) * a->kv_stride + (int64_t)kv_head * e;
-        k->transpose(w.kt, TILE, a->k + from, a->kv_stride, n, e);
         if (half) {
-            k->round_pairs(w.kt_pairs, TILE, w.kt, TILE, e, n);
+            k->round_rows(w.p_rows, even, a->k + from, a->kv_stride, n, e);
+            k->transpose_pairs(w.kt_pairs, TILE, w.p_rows, even / 2, n, even / 2);
             k->round_pairs(w.v_pairs, e, a->v + from, a->kv_stride, n, e);
         } else {
+            k->transpose(w.kt, TILE, a->k + from, a->kv_stride, n, e);
             k->copy_rows(w.v, e, a->v + from, a->kv_stride, n, e, NULL, 1);
         }
         if (j + 1 < tile0 + n_tiles) {
@@ -341,12 +342,11 @@ void sala_back_layout(sala_back_space *w, sala_carve *c, int head_dim, sala_prec
         .d_out = sala_carve_nums(c, tile),
         .lse = sala_carve_nums(c, TILE),
         .delta = sala_carve_nums(c, TILE),
-        .qt = sala_carve_nums(c, tile),
-        .d_out_t = sala_carve_nums(c, tile),
+        .qt = sala_carve_nums(c, half ? 0 : tile),
+        .d_out_t = sala_carve_nums(c, half ? 0 : tile),
         .dq = sala_carve_nums(c, tile),
         .st = sala_carve_nums(c, TILE * TILE),
         .dpt = sala_carve_nums(c, TILE * TILE),
-        .ds = sala_carve_nums(c, half ? TILE * TILE : 0),
         .visible = sala_carve_take(c, TILE * sizeof(int32_t)),
         .first = sala_carve_take(c, TILE * sizeof(int32_t)),
         .k_rows = sala_carve_bf16(c, p, tiles),
@@ -358,6 +358,7 @@ void sala_back_layout(sala_back_space *w, sala_carve *c, int head_dim, sala_prec
         .d_out_pairs = sala_carve_bf16(c, p, tile),
         .p_rows = sala_carve_bf16(c, p, TILE * TILE),
         .ds_rows = sala_carve_bf16(c, p, TILE * TILE),
+        .rows = sala_carve_bf16(c, p, tile),
     };
 }
 
@@ -382,14 +383,18 @@ void sala_back_queries(const sala_back_shape *s, const sala_back_space *w, int m
     const int e = s->head_dim;
     /* Scores are of scaled queries, gradients of keys of unscaled ones. */
     k->copy_rows(w->dq, e, w->q, e, m, e, NULL, s->scale);
-    k->transpose(w->qt, TILE, w->dq, e, m, e);
-    k->transpose(w->d_out_t, TILE, w->d_out, e, m, e);
-    if (s->half) {
-        k->round_pairs(w->qt_pairs, TILE, w->qt, TILE, e, m);
-        k->round_pairs(w->d_out_t_pairs, TILE, w->d_out_t, TILE, e, m);
-        k->round_pairs(w->q_pairs, e, w->q, e, m, e);
-        k->round_pairs(w->d_out_pairs, e, w->d_out, e, m, e);
+    if (!s->half) {
+        k->transpose(w->qt, TILE, w->dq, e, m, e);
+        k->transpose(w->d_out_t, TILE, w->d_out, e, m, e);
+        return;
     }
+    const int even = sala_even(e);
+    k->round_rows(w->rows, even, w->dq, e, m, e);
+    k->transpose_pairs(w->qt_pairs, TILE, w->rows, even / 2, m, even / 2);
+    k->round_rows(w->rows, even, w->d_out, e, m, e);
+    k->transpose_pairs(w->d_out_t_pairs, TILE, w->rows, even / 2, m, even / 2);
+    k->round_pairs(w->q_pairs, e, w->q, e, m, e);
+    k->round_pairs(w->d_out_pairs, e, w->d_out, e, m, e);
 }
 
 void sala_back_tile(const sala_back_shape *s, const sala_back_space *w, sala_num *dk, sala_num *dv, int at, int n,
@@ -415,8 +420,8 @@ void sala_back_tile(const sala_back_shape *s, const sala_back_space *w, sala_num
     k->round_rows(w->ds_rows, TILE, w->dpt, TILE, n, m);
     k->mma_bf16(dv, e, w->p_rows, TILE, w->d_out_pairs, e, n, e, sala_even(m), true);
     k->mma_bf16(dk, e, w->ds_rows, TILE, w->q_pairs, e, n, e, sala_even(m), true);
-    k->transpose(w->ds, TILE, w->dpt, TILE, n, m);
-    k->round_rows(w->ds_rows, TILE, w->ds, TILE, m, n);
+    k->round_pairs(w->p_rows, TILE, w->dpt, TILE, n, m);
+    k->transpose_pairs(w->ds_rows, TILE / 2, w->p_rows, TILE, sala_even(n) / 2, m);
     k->mma_bf16(w->dq, e, w->ds_rows, TILE, w->k_pairs + place, e, m, e, sala_even(n), true);
 }
 

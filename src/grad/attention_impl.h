@@ -82,10 +82,10 @@ typedef struct sala_back_space {
     sala_num *k, *v, *dk, *dv; /* of a stretch, [keys][head_dim] */
     sala_num *q, *d_out;       /* [queries][head_dim] */
     sala_num *lse, *delta;     /* log-sums and <d_out, out> of the queries */
-    sala_num *qt, *d_out_t, *dq, *st, *dpt, *ds;
+    sala_num *qt, *d_out_t, *dq, *st, *dpt;
     int32_t *visible, *first;
     uint16_t *k_rows, *v_rows, *k_pairs; /* of a stretch */
-    uint16_t *qt_pairs, *d_out_t_pairs, *q_pairs, *d_out_pairs, *p_rows, *ds_rows;
+    uint16_t *qt_pairs, *d_out_t_pairs, *q_pairs, *d_out_pairs, *p_rows, *ds_rows, *rows;
 } sala_back_space;
 
 /* What does not change inside a task. */

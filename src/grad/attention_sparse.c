@@ -225,7 +225,7 @@ static void forward_layout(forward_space *w, sala_carve *c, int e, int group, sa
         .kt_pairs = sala_carve_bf16(c, p, tile),
         .v_pairs = sala_carve_bf16(c, p, tile),
         .q_rows = sala_carve_bf16(c, p, tile),
-        .p_rows = sala_carve_bf16(c, p, TILE * TILE),
+        .p_rows = sala_carve_bf16(c, p, tile > TILE * TILE ? tile : TILE * TILE), /* and keys on their way */
     };
 }
 
@@ -273,11 +273,13 @@ static void load_keys(const chunk *c, const forward_space *w, int64_t j0, int n)
     const sala_train_kernels *k = &c->dev->k;
     const int e = c->a->kv.head_dim;
     const int64_t stride = c->a->kv_stride, from = (c->seq->first_row + j0) * stride + (int64_t)c->kv_head * e;
-    k->transpose(w->kt, TILE, c->a->k + from, stride, n, e);
     if (c->dev->precision == SALA_PRECISION_BF16) {
-        k->round_pairs(w->kt_pairs, TILE, w->kt, TILE, e, n);
+        const int even = sala_even(e);
+        k->round_rows(w->p_rows, even, c->a->k + from, stride, n, e);
+        k->transpose_pairs(w->kt_pairs, TILE, w->p_rows, even / 2, n, even / 2);
         k->round_pairs(w->v_pairs, e, c->a->v + from, stride, n, e);
     } else {
+        k->transpose(w->kt, TILE, c->a->k + from, stride, n, e);
         k->copy_rows(w->v, e, c->a->v + from, stride, n, e, NULL, 1);
     }
 }

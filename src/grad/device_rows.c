@@ -81,8 +81,7 @@ uint64_t sala_rows_shared_bytes(const sala_backend_limits *l)
 static void column_rows(const row_job *job, int64_t row0, int64_t row1, sala_num *partial)
 {
     for (int64_t i = row0; i < row1; i++)
-        for (int64_t j = 0; j < job->n; j++)
-            partial[j] += job->a[i * job->stride + j];
+        job->dev->k.add_scaled(partial, partial, job->a + i * job->stride, 1, job->n);
 }
 
 void sala_device_column_sums(sala_device *dev, sala_num *sum, const sala_num *x, int64_t ldx, int64_t n_rows, int64_t n)
@@ -122,9 +121,7 @@ static void add_norm_rows(const row_job *job, int64_t row0, int64_t row1, sala_n
     sala_num inv;
     for (int64_t i = row0; i < row1; i++) {
         sala_num *sum = job->out2 + i * job->n;
-        const sala_num *x = job->a + i * job->n, *y = job->b + i * job->n;
-        for (int64_t j = 0; j < job->n; j++)
-            sum[j] = x[j] + job->scale * y[j];
+        job->dev->k.add_scaled(sum, job->a + i * job->n, job->b + i * job->n, job->scale, job->n);
         if (job->out)
             job->dev->k.rms_norm(job->out + i * job->n, &inv, sum, job->c, job->n, job->eps);
     }
@@ -180,8 +177,8 @@ void sala_device_rms_norm_back(sala_backend *be, sala_act *dx, sala_act *dw, con
 static void scale_rows(const row_job *job, int64_t row0, int64_t row1, sala_num *partial)
 {
     (void)partial;
-    for (int64_t i = row0 * job->n; i < row1 * job->n; i++)
-        job->out[i] = job->scale * job->a[i];
+    job->dev->k.copy_rows(job->out + row0 * job->n, job->n, job->a + row0 * job->n, job->n, (int)(row1 - row0),
+                          (int)job->n, NULL, job->scale);
 }
 
 void sala_device_scale_to(sala_backend *be, sala_act *out, const sala_act *x, sala_act s, int64_t n_rows, int64_t n)

@@ -39,6 +39,8 @@ typedef struct sala_train_kernels {
     /* out[r][c] = s * factor[r] * x[r][c]; factor NULL: s * x[r][c]. */
     void (*copy_rows)(sala_num *out, int64_t ldo, const sala_num *x, int64_t ldx, int rows, int cols,
                       const sala_num *factor, sala_num s);
+    /* out = x + s y; out may be x. */
+    void (*add_scaled)(sala_num *out, const sala_num *x, const sala_num *y, sala_num s, int64_t n);
     /* x[r][c] *= w[r][c] */
     void (*multiply)(sala_num *x, int64_t ldx, const sala_num *w, int64_t ldw, int rows, int cols);
     /* out[c][r] = x[r][c]. */
@@ -47,6 +49,9 @@ typedef struct sala_train_kernels {
      * layout above, rows is k; the partner of an odd last row is zero. */
     void (*round_rows)(uint16_t *out, int64_t ldo, const sala_num *x, int64_t ldx, int rows, int cols);
     void (*round_pairs)(uint16_t *out, int64_t ldo, const sala_num *x, int64_t ldx, int rows, int cols);
+    /* out[c][r] = x[r][c], where an element is a pair and strides are pairs: rows that were rounded become B's layout.
+     */
+    void (*transpose_pairs)(uint16_t *out, int64_t ldo, const uint16_t *x, int64_t ldx, int rows, int cols);
     void (*widen)(sala_num *out, const uint16_t *x, int64_t n);
 
     /* ---- attention, row-wise parts ---- */

@@ -29,6 +29,20 @@ static void expect(check *c, const char *what, int64_t n, int64_t i, double got,
                    (long long)i, got, want, bound);
 }
 
+static void check_add_scaled(check *c, const sala_train_kernels *k, int n)
+{
+    float *x = random_floats(c, n, 2), *y = random_floats(c, n, 2), *out = random_floats(c, n, 1);
+    const float s = check_uniform(c);
+    const float *before = copy_of(x, n);
+    k->add_scaled(out, x, y, s, n);
+    k->add_scaled(x, x, y, s, n);
+    for (int i = 0; i < n; i++) {
+        const double want = (double)before[i] + (double)s * (double)y[i];
+        expect(c, "scaled sum", n, i, (double)out[i], want, 2 * EPS * (fabs((double)before[i]) + 2));
+        expect(c, "scaled sum in place", n, i, (double)x[i], (double)out[i], 0);
+    }
+}
+
 static void check_norm(check *c, const sala_train_kernels *k, const sala_kernels *inference, int n)
 {
     float *x = random_floats(c, n, 2), *w = random_floats(c, n, 1), *dy = random_floats(c, n, 1);
@@ -188,6 +202,7 @@ void check_train_rows(check *c)
         sala_kernels_get(&inference, *f, c->cpu);
         for (int n = 1; n <= 130; n++) {
             check_norm(c, &k, &inference, n);
+            check_add_scaled(c, &k, n);
             check_gates(c, &k, n);
             check_loss(c, &k, n);
             check_update(c, &k, n);

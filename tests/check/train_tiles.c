@@ -236,6 +236,29 @@ static void check_transpose(check *c, const char *family)
     check_end(c);
 }
 
+static void check_transpose_pairs(check *c, const char *family)
+{
+    sala_train_kernels k;
+    if (c->bench || !check_begin_train(c, &k, "transpose_pairs", family))
+        return;
+    for (int n = 1; n <= 130; n++) {
+        const int rows = 1 + check_below(c, 70), cols = n;
+        const int64_t ldx = cols + check_below(c, 3), ldo = rows + check_below(c, 3);
+        const size_t in = (size_t)((rows - 1) * ldx + cols), to = (size_t)((cols - 1) * ldo + rows);
+        uint32_t *x = check_guarded(in * sizeof *x), *out = check_guarded(to * sizeof *out);
+        memset(out, 0, to * sizeof *out);
+        for (size_t i = 0; i < in; i++) /* any bits, those of NaN among them */
+            x[i] = (uint32_t)check_below(c, 1 << 16) << 16 | (uint32_t)check_below(c, 1 << 16);
+        k.transpose_pairs((uint16_t *)(void *)out, ldo, (const uint16_t *)(const void *)x, ldx, rows, cols);
+        for (int i = 0; i < cols; i++)
+            for (int j = 0; j < ldo && (size_t)(i * ldo + j) < to; j++)
+                if (out[i * ldo + j] != (j < rows ? x[j * ldx + i] : 0))
+                    check_fail(c, "%d x %d: wrong at row %d, column %d", rows, cols, i, j);
+        check_reset();
+    }
+    check_end(c);
+}
+
 static void check_copy_rows(check *c, const char *family)
 {
     sala_train_kernels k;
@@ -426,6 +449,7 @@ void check_train_tiles(check *c)
         check_copy_rows(c, *f);
         check_multiply(c, *f);
         check_transpose(c, *f);
+        check_transpose_pairs(c, *f);
         check_softmax(c, *f);
     }
 }

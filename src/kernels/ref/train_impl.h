@@ -74,6 +74,19 @@ static void train_ref_copy_rows(sala_num *out, int64_t ldo, const sala_num *x, i
     }
 }
 
+static void train_ref_transpose_pairs(uint16_t *out, int64_t ldo, const uint16_t *x, int64_t ldx, int rows, int cols)
+{
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < cols; c++)
+            memcpy(out + 2 * (c * ldo + r), x + 2 * (r * ldx + c), 2 * sizeof *x);
+}
+
+static void train_ref_add_scaled(sala_num *out, const sala_num *x, const sala_num *y, sala_num s, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        out[i] = (sala_num)((double)x[i] + (double)s * (double)y[i]);
+}
+
 static void train_ref_multiply(sala_num *x, int64_t ldx, const sala_num *w, int64_t ldw, int rows, int cols)
 {
     for (int r = 0; r < rows; r++)
@@ -364,6 +377,8 @@ static void train_ref_fill(sala_train_kernels *out)
         .mma = train_ref_mma,
         .mma_bf16 = train_ref_mma_bf16,
         .copy_rows = train_ref_copy_rows,
+        .add_scaled = train_ref_add_scaled,
+        .transpose_pairs = train_ref_transpose_pairs,
         .multiply = train_ref_multiply,
         .transpose = train_ref_transpose,
         .round_rows = train_ref_round_rows,

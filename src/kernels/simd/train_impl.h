@@ -213,6 +213,13 @@ static void copy_rows(float *out, int64_t ldo, const float *x, int64_t ldx, int 
     }
 }
 
+static void add_scaled(float *out, const float *x, const float *y, float s, int64_t n)
+{
+    const vf f = vf_set1(s);
+    EACH_VECTOR(n)
+    vf_store(out + i, vf_fma(f, vf_load_n(y + i, (int)m), vf_load_n(x + i, (int)m)), (int)m);
+}
+
 static void multiply(float *x, int64_t ldx, const float *w, int64_t ldw, int rows, int cols)
 {
     for (int r = 0; r < rows; r++, x += ldx, w += ldw) {
@@ -248,6 +255,12 @@ static void transpose(float *out, int64_t ldo, const float *x, int64_t ldx, int 
             }
         }
     }
+}
+
+/* Registers do not look at what they carry. */
+static void transpose_pairs(uint16_t *out, int64_t ldo, const uint16_t *x, int64_t ldx, int rows, int cols)
+{
+    transpose((float *)(void *)out, ldo, (const float *)(const void *)x, ldx, rows, cols);
 }
 
 static void widen(float *out, const uint16_t *x, int64_t n)
@@ -596,8 +609,10 @@ void TRAIN_FILL(sala_train_kernels *out)
 {
     out->mma = mma;
     out->copy_rows = copy_rows;
+    out->add_scaled = add_scaled;
     out->multiply = multiply;
     out->transpose = transpose;
+    out->transpose_pairs = transpose_pairs;
     out->mma_bf16 = mma_bf16;
     out->round_rows = round_rows;
     out->round_pairs = round_pairs;

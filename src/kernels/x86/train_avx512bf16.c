@@ -91,11 +91,19 @@ static void round_rows(uint16_t *out, int64_t ldo, const float *x, int64_t ldx, 
 
 static void round_pairs(uint16_t *out, int64_t ldo, const float *x, int64_t ldx, int rows, int cols)
 {
+    const __m512i beside = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                            21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     for (int r = 0; r < rows; r += 2) {
         const float *even = x + r * ldx, *odd = even + ldx;
         uint16_t *to = out + r * ldo;
-        for (int c = 0; c < cols; c += LANES) {
-            const __mmask16 k = first_lanes(cols - c < LANES ? cols - c : LANES), k1 = r + 1 < rows ? k : 0;
+        int c = 0;
+        for (; c + LANES <= cols; c += LANES) { /* lanes of `even` in the lower half, then each beside its partner */
+            const __m512 y = r + 1 < rows ? _mm512_loadu_ps(odd + c) : _mm512_setzero_ps();
+            const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(y, _mm512_loadu_ps(even + c));
+            _mm512_storeu_si512(to + 2 * c, _mm512_permutexvar_epi16(beside, both));
+        }
+        if (c < cols) {
+            const __mmask16 k = first_lanes(cols - c), k1 = r + 1 < rows ? k : 0;
             const __m256i low = (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(k, even + c));
             const __m256i high = (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(k1, k1 ? odd + c : even));
             const __m512i pairs =
