@@ -345,6 +345,38 @@ static void bf16_stays_close(void **state)
     }
 }
 
+static double loss_at(const tiny_model *m, bool restart, int32_t position)
+{
+    tiny_run r;
+    tiny_batch b;
+    double sum;
+    int64_t n;
+    tiny_run_open(&r, m, 256, 1);
+    r.run.restart_positions = restart;
+    tiny_run_start(&r, 2, "none");
+    tiny_batch_make(&b, 256, N_VOCAB, 17);
+    for (int d = 0; d < b.batch.n_docs; d++)
+        b.position[d] = position;
+    assert_int_equal(sala_trainer_evaluate(r.trainer, &b.batch, &sum, &n, NULL, NULL), SALA_OK);
+    tiny_run_stop(&r);
+    tiny_run_close(&r);
+    return sum;
+}
+
+/* Rotation knows distances only, so a document that begins further on has the same loss but for rounding; scores that
+ * are scaled by the place of a query do not. */
+static void documents_begin_where_they_say(void **state)
+{
+    (void)state;
+    const double first = loss_at(&models[0], true, 0), far = loss_at(&models[0], false, 100);
+    assert_true(loss_at(&models[0], true, 100) == first);
+    assert_true(loss_at(&models[0], false, 0) == first);
+    if (far == first || fabs(far - first) > 1e-5 * first)
+        fail_msg("loss %.9g, 100 tokens further on %.9g", first, far);
+    const double scaled = loss_at(&models[8], false, 0), scaled_far = loss_at(&models[8], false, 400);
+    assert_true(fabs(scaled - scaled_far) > 1e-5 * scaled);
+}
+
 /* ---- learning, and what stops it ---- */
 
 static void a_batch_is_learned(void **state)
@@ -445,6 +477,7 @@ int main(void)
         cmocka_unit_test(more_threads_than_cores),
         cmocka_unit_test(passes_add_up),
         cmocka_unit_test(bf16_stays_close),
+        cmocka_unit_test(documents_begin_where_they_say),
         cmocka_unit_test(a_batch_is_learned),
         cmocka_unit_test(what_is_not_finite_changes_nothing),
         cmocka_unit_test(batches_that_make_no_sense_are_refused),
