@@ -67,29 +67,37 @@ static json_t *pack_json(const sala_pack_stats *s, const char *dir)
                      "cpu_seconds", s->cpu_seconds);
 }
 
+/* "3 documents", "1 document". */
+static const char *counted(char dst[64], uint64_t n, const char *noun)
+{
+    char digits[32];
+    snprintf(dst, 64, "%s %s%s", cli_thousands(digits, n), noun, n == 1 ? "" : "s");
+    return dst;
+}
+
 static void say_pack(const sala_pack_stats *s, const char *dir)
 {
-    char a[32], b[32], c[32];
-    cli_say("%s documents, %s tokens from %s of text in %.1f s: %.1f MB/s, %.1f a core", cli_thousands(a, s->docs),
-            cli_thousands(b, s->tokens), sala_format_bytes(c, s->bytes_in), s->seconds,
+    char a[64], b[64], c[32];
+    cli_say("%s, %s from %s of text in %.1f s: %.1f MB/s, %.1f a core", counted(a, s->docs, "document"),
+            counted(b, s->tokens, "token"), sala_format_bytes(c, s->bytes_in), s->seconds,
             s->seconds > 0 ? (double)s->bytes_in / s->seconds * 1e-6 : 0.0,
             s->cpu_seconds > 0 ? (double)s->bytes_in / s->cpu_seconds * 1e-6 : 0.0);
     if (s->docs_validation)
-        cli_say("%s documents, %s tokens of them in %s/validation", cli_thousands(a, s->docs_validation),
-                cli_thousands(b, s->tokens_validation), dir);
+        cli_say("%s, %s of them in %s/validation", counted(a, s->docs_validation, "document"),
+                counted(b, s->tokens_validation, "token"), dir);
     if (s->supervised < s->tokens)
         cli_say("%.1f %% of the tokens are answers, which is what will be learned",
                 100.0 * (double)s->supervised / (double)s->tokens);
     if (s->empty_docs)
-        cli_say("%s empty documents were dropped", cli_thousands(a, s->empty_docs));
+        cli_say("dropped: %s without text", counted(a, s->empty_docs, "document"));
     if (s->cut_docs)
-        cli_say("%s times a document was cut because it is longer than --max-doc", cli_thousands(a, s->cut_docs));
+        cli_say("cut because a document is longer than --max-doc: %s", counted(a, s->cut_docs, "time"));
     if (s->invalid_utf8)
-        cli_warn("%s documents hold bytes that are not UTF-8; those became U+FFFD", cli_thousands(a, s->invalid_utf8));
+        cli_warn("not UTF-8: %s; those bytes became U+FFFD", counted(a, s->invalid_utf8, "document"));
     if (s->unknown)
-        cli_warn("%s tokens are the unknown token: the vocabulary lacks characters", cli_thousands(a, s->unknown));
+        cli_warn("the unknown token: %s; the vocabulary lacks characters", counted(a, s->unknown, "time"));
     if (s->bad_lines)
-        cli_warn("%s records were skipped; the first: %s", cli_thousands(a, s->bad_lines), s->first_bad);
+        cli_warn("skipped: %s; the first: %s", counted(a, s->bad_lines, "record"), s->first_bad);
 }
 
 static int cmd_pack(const cli_options *o)
@@ -410,9 +418,9 @@ static int cmd_show(const cli_options *o)
         uint32_t n_vocab;
         const uint64_t id = sala_vocab_id(v.tokenizer, &n_vocab);
         if (id != c.tokenizer_id)
-            rc = cli_fail("%s was packed with tokenizer %016" PRIx64 " (%u ids); %s has %016" PRIx64
-                          " (%u ids): give --tokenizer",
-                          c.dir, c.tokenizer_id, c.vocab, name, id, n_vocab);
+            rc = cli_fail("%s was packed with tokenizer %016" PRIx64 " (%u ids); %s has %016" PRIx64 " (%u ids)%s",
+                          c.dir, c.tokenizer_id, c.vocab, name, id, n_vocab,
+                          o->tokenizer ? "" : ": give the one it was packed with as --tokenizer");
         else
             rc = show_doc(o, &c, &v, (uint64_t)number);
         cli_vocab_close(&v);

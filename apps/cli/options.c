@@ -219,7 +219,7 @@ const cli_opt cli_opts[] = {
      "end documents without EOS"},
     {V(data), false, CLI_G_WORK, 0, "shard-tokens", "", CLI_COUNT, F(shard_tokens), "N", "128M", 1, 1e12, NULL,
      "tokens in one shard; documents are not cut"},
-    {V(data), false, CLI_G_WORK, 0, "max-doc", "", CLI_COUNT, F(max_doc), "BYTES", "16M", 64, 1e9, NULL,
+    {V(data), false, CLI_G_WORK, 0, "max-doc", "", CLI_COUNT, F(max_doc), "BYTES", "16M", 64, 1 << 30, NULL,
      "longer documents are cut, at a line's end if there is one near"},
     {V(data), true, CLI_G_WORK, 0, "keep-going", "", CLI_FLAG, F(keep_going), NULL, NULL, 0, 0, NULL,
      "skip and count damaged records, instead of ending at the first"},

@@ -238,6 +238,9 @@ static sala_status open_shards(sala_corpus *c, const json_t *list, const char *p
         if (!file)
             return sala_fail_memory(err, strlen(name));
         sala_status status = sala_shard_open(&c->shards[c->n_shards], file, err);
+        if (status == SALA_E_NOT_FOUND)
+            status = sala_fail(err, status, "%s is missing, which %s names; pack again, or remove it from there", file,
+                               SALA_MANIFEST_NAME);
         if (status == SALA_OK)
             status = check_shard(c, c->shards[c->n_shards++], entry, file, err);
         free(file);

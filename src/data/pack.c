@@ -47,9 +47,12 @@ typedef struct slot {
     sala_error err, first_bad;
 } slot;
 
+/* What is packed in place of another corpus is written in here, inside its directory, until it is whole. */
+#define STAGE_NAME ".packing"
+
 /* Shards of one side of the split. */
 typedef struct side {
-    char *dir;
+    char *dir; /* where they are written */
     sala_shard_writer *writer;
     char *path; /* of the shard being written */
     sala_shard_summary *shards;
@@ -534,8 +537,11 @@ static sala_status prepare(packing *p, int n_workers, sala_error *err)
     p->encode.max_doc_bytes = max_doc;
     p->encode.seed = params->seed;
     p->shard.tokenizer_id = sala_vocab_id(params->tokenizer, &p->shard.vocab);
-    p->train.dir = sala_strdup(params->out_dir);
-    p->validation.dir = sala_path_join(params->out_dir, SALA_VALIDATION_NAME);
+    const bool staged = sala_corpus_is_there(params->out_dir);
+    p->train.dir = staged ? sala_path_join(params->out_dir, STAGE_NAME) : sala_strdup(params->out_dir);
+    p->validation.dir = p->train.dir ? sala_path_join(p->train.dir, SALA_VALIDATION_NAME) : NULL;
+    if (staged && p->train.dir)
+        (void)sala_os_remove_tree(p->train.dir); /* of a packing that was killed */
     p->n_slots = 2 * n_workers + 1;
     p->slots = calloc((size_t)p->n_slots, sizeof *p->slots);
     if (!p->slots || !p->train.dir || !p->validation.dir)
@@ -545,10 +551,6 @@ static sala_status prepare(packing *p, int n_workers, sala_error *err)
         p->slots[i].items = malloc((BATCH_RECORDS + 1) * sizeof *p->slots[i].items);
         if (!p->slots[i].items)
             return sala_fail_memory(err, (BATCH_RECORDS + 1) * sizeof *p->slots[i].items);
-    }
-    if (params->replace) {
-        remove_in(p->train.dir, SALA_MANIFEST_NAME);
-        remove_in(p->validation.dir, SALA_MANIFEST_NAME);
     }
     return SALA_OK;
 }
@@ -576,10 +578,13 @@ static sala_status write_manifests(packing *p, sala_error *err)
                        .shards = p->validation.shards,
                        .n_shards = p->validation.n_shards};
     sala_status status = SALA_OK;
-    if (p->validation.n_shards)
+    if (p->validation.n_shards) {
+        (void)sala_os_sync_dir(p->validation.dir);
         status = sala_manifest_write(p->validation.dir, &m, err);
+    }
     if (status != SALA_OK)
         return status;
+    (void)sala_os_sync_dir(p->train.dir); /* no manifest on the medium before the shards that it names */
     m.shards = p->train.shards;
     m.n_shards = p->train.n_shards;
     m.has_validation = p->validation.n_shards > 0;
@@ -587,6 +592,54 @@ static sala_status write_manifests(packing *p, sala_error *err)
     m.stats = stats_json(p->stats);
     status = m.stats ? sala_manifest_write(p->train.dir, &m, err) : sala_fail_memory(err, 4096);
     json_decref(m.stats);
+    return status;
+}
+
+static sala_status move_shards(side *d, char *to, sala_error *err)
+{
+    int why = to ? sala_os_make_dirs(to) : ENOMEM;
+    for (int i = 0; i < d->n_shards && why == 0; i++) {
+        char *from = shard_path(d->dir, i), *path = shard_path(to, i);
+        why = from && path ? sala_os_rename(from, path) : ENOMEM;
+        free(from);
+        free(path);
+    }
+    if (why)
+        return sala_fail_errno(err, why, "%s: could not be put in place of what was there", d->dir);
+    remove(d->dir); /* empty now */
+    free(d->dir);
+    d->dir = to;
+    return SALA_OK;
+}
+
+/* Takes the other corpus away and puts this one in its place. */
+static sala_status replace_corpus(packing *p, sala_error *err)
+{
+    char *dir = sala_strdup(p->params->out_dir), *validation = sala_path_join(p->params->out_dir, SALA_VALIDATION_NAME);
+    sala_status status = dir && validation ? SALA_OK : sala_fail_memory(err, strlen(p->params->out_dir));
+    if (status == SALA_OK) {
+        remove_in(dir, SALA_MANIFEST_NAME);
+        remove_in(validation, SALA_MANIFEST_NAME);
+        remove_shards(validation, 0);
+        remove_shards(dir, 0);
+    }
+    if (status == SALA_OK && p->validation.n_shards) {
+        status = move_shards(&p->validation, validation, err);
+        if (status == SALA_OK)
+            validation = NULL;
+    }
+    if (status == SALA_OK) {
+        status = move_shards(&p->train, dir, err);
+        if (status == SALA_OK)
+            dir = NULL;
+    }
+    if (status == SALA_OK && validation) {
+        free(p->validation.dir);
+        p->validation.dir = validation;
+        validation = NULL;
+    }
+    free(dir);
+    free(validation);
     return status;
 }
 
@@ -613,8 +666,11 @@ static sala_status finish(packing *p, sala_error *err)
                          "all %" PRIu64 " documents fell to the validation side; give a smaller --validation, or split "
                          "long texts with --split or --separator",
                          s->docs);
-    status = write_manifests(p, err);
-    if (status == SALA_OK) {
+    if (strcmp(p->train.dir, p->params->out_dir) != 0)
+        status = replace_corpus(p, err);
+    if (status == SALA_OK)
+        status = write_manifests(p, err);
+    if (status == SALA_OK) { /* what a packing that was killed has left */
         remove_shards(p->train.dir, p->train.n_shards);
         remove_shards(p->validation.dir, p->validation.n_shards);
         if (p->validation.n_shards == 0)

@@ -30,7 +30,7 @@ typedef struct sala_pack_params {
     void *user;
     const char *tokenizer_hint; /* where the tokenizer lies, for the manifest; NULL: "bytes" or nothing */
     uint64_t split_bytes;       /* of text: new documents at empty lines, after so many bytes each; 0: never */
-    bool replace;               /* of a corpus that is in out_dir already; otherwise that is an error */
+    bool replace;               /* a corpus that is in out_dir already, once this one is whole; otherwise an error */
 } sala_pack_params;
 
 typedef struct sala_pack_stats {
@@ -45,7 +45,7 @@ typedef struct sala_pack_stats {
 } sala_pack_stats;
 
 /* Writes shards and, last of all, manifest.json. After an error or a cancellation nothing of this run is left in
- * out_dir. */
+ * out_dir, and a corpus that was to be replaced is still there. */
 sala_status sala_pack_run(const sala_pack_params *p, sala_pack_stats *stats, sala_error *err);
 /* Bytes of all input files together, as they lie there: what progress comes to. 0 when it is not known beforehand. */
 uint64_t sala_pack_input_bytes(const char *const *inputs, int n_inputs);

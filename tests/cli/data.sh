@@ -34,7 +34,7 @@ expect 1 "$SALA" data pack bad.jsonl --tokenizer bytes -o bad
 has err "bad.jsonl:2: "
 [ ! -e bad ] || fail "left behind: bad"
 expect 0 "$SALA" data pack bad.jsonl --tokenizer bytes -o bad --keep-going
-has err "1 records were skipped"
+has err "skipped: 1 record; the first: bad.jsonl:2: "
 head -c 20 a.txt.gz >cut.gz
 expect 1 "$SALA" data pack cut.gz --tokenizer bytes -o cut
 has err "cut.gz: the file ends after 20 bytes"

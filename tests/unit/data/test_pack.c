@@ -319,6 +319,53 @@ static void test_stops(void **state)
     free(dir);
 }
 
+/* Packing anew into the same directory: the old corpus goes when the new one is whole, and not before. */
+static void test_replaces(void **state)
+{
+    (void)state;
+    sala_error err = {0};
+    sala_pack_stats stats;
+    char *dir = path_of("again");
+    put("old.txt", "one\ntwo\nthree\n");
+    put("new.txt", "four\n");
+    put("bad.jsonl", "{\"text\":\"five\"}\n{\"text\":\n");
+    const sala_pack_params lines = {.format = SALA_DOC_LINES, .shard_tokens = 4, .validation = 0.4};
+    assert_ok(pack("again", "old.txt", lines, &stats, &err));
+    char *was = contents("again");
+    assert_refused(pack("again", "new.txt", lines, &stats, &err), SALA_E_STATE, "--force");
+    assert_refused(pack("again", "bad.jsonl", (sala_pack_params){.replace = true}, &stats, &err), SALA_E_CORRUPT,
+                   "bad.jsonl:2");
+    char *is = contents("again");
+    assert_string_equal(is, was);
+    free(is);
+    free(was);
+    assert_ok(pack("again", "new.txt", (sala_pack_params){.format = SALA_DOC_LINES, .replace = true}, &stats, &err));
+    check_contents("again", "four|");
+    char inside[700];
+    const char *const gone[] = {"shard-00001.sts", "validation", ".packing"};
+    for (size_t i = 0; i < SALA_ARRAY_LEN(gone); i++) {
+        snprintf(inside, sizeof inside, "%s/%s", dir, gone[i]);
+        assert_false(sala_os_is_file(inside) || sala_os_is_dir(inside));
+    }
+    /* With a validation side where there was none, and over what a killed packing left. */
+    snprintf(inside, sizeof inside, "%s/.packing", dir);
+    assert_int_equal(sala_os_make_dirs(inside), 0);
+    assert_ok(
+        pack("again", "many.txt",
+             (sala_pack_params){.format = SALA_DOC_LINES, .replace = true, .validation = 0.5, .shard_tokens = 50000},
+             &stats, &err));
+    sala_corpus c;
+    assert_ok(sala_corpus_open(&c, dir, &err));
+    assert_int_equal(c.n_docs, stats.docs - stats.docs_validation);
+    sala_corpus side;
+    assert_ok(sala_corpus_open(&side, c.validation_dir, &err));
+    assert_int_equal(side.n_docs, stats.docs_validation);
+    assert_false(sala_os_is_dir(inside));
+    sala_corpus_close(&side);
+    sala_corpus_close(&c);
+    free(dir);
+}
+
 /* A disk that is full: files may not grow beyond a limit. */
 static void test_full_disk(void **state)
 {
@@ -412,15 +459,11 @@ static void test_identity_of_bytes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_text),
-        cmocka_unit_test(test_json),
-        cmocka_unit_test(test_bad_records),
-        cmocka_unit_test(test_threads_and_shards),
-        cmocka_unit_test(test_huge_document),
-        cmocka_unit_test(test_stops),
-        cmocka_unit_test(test_full_disk),
-        cmocka_unit_test(test_directories),
-        cmocka_unit_test(test_identity_of_bytes),
+        cmocka_unit_test(test_text),          cmocka_unit_test(test_json),
+        cmocka_unit_test(test_bad_records),   cmocka_unit_test(test_threads_and_shards),
+        cmocka_unit_test(test_huge_document), cmocka_unit_test(test_stops),
+        cmocka_unit_test(test_replaces),      cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_directories),   cmocka_unit_test(test_identity_of_bytes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -132,6 +132,47 @@ static void test_every_damage_is_noticed(void **state)
     free(data);
 }
 
+/* Every page of a shard of several has its name in the message, and a remedy. */
+static void test_every_page_is_named(void **state)
+{
+    (void)state;
+    char path[512], want[80];
+    size_t bytes;
+    sala_error err = {0};
+    write_three(test_path(path, sizeof path, "pages.sts"), 500, true, 9000000);
+    uint8_t *data = test_read_file(path, &bytes);
+    uint64_t mask_at, index_at;
+    uint32_t pages, mask_pages;
+    memcpy(&mask_at, data + 56, 8);
+    memcpy(&index_at, data + 64, 8);
+    memcpy(&pages, data + 88, 4);
+    memcpy(&mask_pages, data + 92, 4);
+    assert_int_equal(pages, 18);
+    assert_int_equal(mask_pages, 2);
+    for (uint32_t p = 0; p < pages + mask_pages; p++) {
+        const bool of_mask = p >= pages;
+        const uint32_t page = of_mask ? p - pages : p;
+        const uint64_t at = (of_mask ? mask_at : 4096) + ((uint64_t)page << 20);
+        data[at + 1234] ^= 0x20;
+        snprintf(want, sizeof want, "shard: page %u of %s (bytes %llu..", page, of_mask ? "the mask" : "tokens",
+                 (unsigned long long)at);
+        assert_refused(read_all(data, bytes, &err), SALA_E_CORRUPT, want);
+        assert_non_null(strstr(err.message, "pack this shard again"));
+        data[at + 1234] ^= 0x20;
+    }
+    data[index_at + 3] ^= 1;
+    assert_refused(read_all(data, bytes, &err), SALA_E_CORRUPT, "document index: checksum");
+    assert_non_null(strstr(err.message, "pack this shard again"));
+    data[index_at + 3] ^= 1;
+    data[33] ^= 1;
+    assert_refused(read_all(data, bytes, &err), SALA_E_CORRUPT, "header: checksum");
+    assert_non_null(strstr(err.message, "pack this shard again"));
+    data[33] ^= 1;
+    data[200] = 1;
+    assert_refused(read_all(data, bytes, &err), SALA_E_CORRUPT, "other bytes than zero");
+    free(data);
+}
+
 static void put_sums(uint8_t *data, size_t bytes)
 {
     uint64_t index_at;
@@ -304,9 +345,10 @@ static void test_bad_manifests(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_every_damage_is_noticed),
-        cmocka_unit_test(test_words),      cmocka_unit_test(test_writer_refuses),
-        cmocka_unit_test(test_corpora),    cmocka_unit_test(test_bad_manifests),
+        cmocka_unit_test(test_round_trip),          cmocka_unit_test(test_every_damage_is_noticed),
+        cmocka_unit_test(test_every_page_is_named), cmocka_unit_test(test_words),
+        cmocka_unit_test(test_writer_refuses),      cmocka_unit_test(test_corpora),
+        cmocka_unit_test(test_bad_manifests),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
