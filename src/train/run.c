@@ -199,8 +199,10 @@ static sala_status open_validation(run *r, sala_error *err)
         return SALA_OK;
     if (strcmp(path, "auto") == 0) {
         path = r->corpora[0].corpus.validation_dir;
-        if (!path)
+        if (!path) {
+            say(r, "%s has no validation documents: nothing will be evaluated", shown(r, r->corpora[0].path));
             return SALA_OK;
+        }
     }
     SALA_TRY(sala_corpus_open(&r->validation, path, err));
     r->has_validation = true;

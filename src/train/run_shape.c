@@ -42,6 +42,10 @@ static void add_hybrid(json_t *o, const sala_run_config *c)
     json_object_set_new(o, "attn_use_output_gate", json_boolean(m->gate));
     if (hype)
         json_object_set_new(o, "attn_logits_scaling", c->scale_logits_in_training ? json_string("hype") : json_null());
+    const int64_t head_dim = m->head_dim ? m->head_dim : m->hidden / m->heads;
+    json_object_set_new(o, "lightning_nh", json_integer(m->heads));
+    json_object_set_new(o, "lightning_nkv", json_integer(m->heads));
+    json_object_set_new(o, "lightning_head_dim", json_integer(head_dim));
     json_object_set_new(o, "lightning_use_rope", json_boolean(m->rope_lightning));
     json_object_set_new(o, "lightning_scale", json_string("1/sqrt(d)"));
     json_object_set_new(o, hype ? "lightning_use_qk_norm" : "qk_norm", json_boolean(m->qk_norm));
