@@ -29,13 +29,11 @@
 /* How far ahead of the weights in use the next ones are asked for, when they are used once. */
 #define PREFETCH_BYTES 2048
 
-/* Signed codes without an instruction for them need more registers a panel: one panel at a time then, of ALONE tokens.
- */
-#define ONE_BY_ONE(max_code) (!HAVE_DOT && (max_code) == 0)
-#define ALONE 6
-/* Tokens of a tile. */
-#define TILE_OF(n_panels) ((n_panels) == 1 ? ALONE : TILE)
-#define MAX_TILE (PANELS * TILE > ALONE ? PANELS * TILE : ALONE)
+/* Tokens of a tile. Signed codes without an instruction for them leave room for more while a block is summed, and need
+ * them: signs double the loads of weights. The outputs go to memory and back for each block then. */
+#define TILE_OF(k) (!HAVE_DOT && (k).max_code == 0 ? 2 * TILE : TILE)
+#define LARGEST_TILE (HAVE_DOT ? TILE : 2 * TILE)
+#define MAX_TILE (PANELS * LARGEST_TILE)
 
 enum min_kind { NO_MIN, HAS_MIN };
 
@@ -291,6 +289,9 @@ INLINE void codes_tq1_0(vi w[8], const uint8_t *p, int b)
 
 /* ---- the product ---- */
 
+/* Integer sums may be reassociated, and gcc does: all products first, each of them spilled. */
+#define KEEP_ORDER(x) __asm__("" : "+x"(x))
+
 /* -zero * sum(q) from -8 * sum(q), exactly */
 INLINE vi times_zero(vi n8, int zero)
 {
@@ -312,17 +313,39 @@ INLINE vi times_zero(vi n8, int zero)
     }
 }
 
-/* sum[t * n_panels + p] += codes w[p] of groups [g0, g1) times the activations at x[t]; `max_code` bounds the codes, 0
+/* A block of a panel. */
+typedef struct weights {
+    const vi *w;     /* codes; with `signs`, their magnitudes */
+    const vi *signs; /* as flip_signs() leaves them; NULL: codes have their signs, or none */
+    const vf *scale, *min;
+} weights;
+
+#if !HAVE_DOT
+/* Turns signed codes into magnitudes u that multiply x ^ s, where s is -1 in the bytes whose code is negative and 0
+ * elsewhere: u * ~x = (-u) * x - u, so a sum over a block starts at the sum of those u, which is s[8]. Unlike giving x
+ * the signs of the codes, it asks nothing of the multipliers. 128 * ~127 twice is the least that 16 bits hold. */
+INLINE void flip_signs(vi s[9], vi w[8])
+{
+    s[8] = vi_zero();
+    for (int g = 0; g < 8; g++) {
+        s[g] = vi_negative_8(w[g]);
+        w[g] = vi_abs_8(w[g]);
+        s[8] = vi_add_pairs(s[8], vi_dot_pairs(vi_and(w[g], s[g]), vi_set1_8(1)));
+    }
+}
+#endif
+
+/* sum[t * n_panels + p] += codes of groups [g0, g1) times the activations at x[t]; `max_code` bounds the codes, 0
  * means signed. The counts are constants where this is inlined. */
-INLINE void dot_groups(vi *sum, const vi *const *w, const uint8_t *const *x, const int n_tok, const int n_panels,
-                       int g0, int g1, int max_code)
+INLINE void dot_groups(vi *sum, const weights *w, const uint8_t *const *x, const int n_tok, const int n_panels, int g0,
+                       int g1, int max_code)
 {
 #if HAVE_DOT
     (void)max_code;
 #if HAVE_MATMUL
     if (n_tok % 2 == 0) {
         for (int p = 0; p < n_panels; p++)
-            dot_token_pairs(sum + p, n_panels, w[p], x, n_tok, g0, g1);
+            dot_token_pairs(sum + p, n_panels, w[p].w, x, n_tok, g0, g1);
         return;
     }
 #endif
@@ -330,16 +353,20 @@ INLINE void dot_groups(vi *sum, const vi *const *w, const uint8_t *const *x, con
         for (int t = 0; t < n_tok; t++) {
             const vi a = vi_bcast_32(x[t] + 4 * g);
             for (int p = 0; p < n_panels; p++)
-                sum[t * n_panels + p] = vi_dot(sum[t * n_panels + p], w[p][g], a);
+                sum[t * n_panels + p] = vi_dot(sum[t * n_panels + p], w[p].w[g], a);
         }
 #else
     if (max_code == 0) {
-        for (int p = 0; p < n_panels; p++)
-            for (int g = g0; g < g1; g++) {
-                const vi v = w[p][g], u = vi_abs_8(v);
-                for (int t = 0; t < n_tok; t++) {
-                    const vi a = vi_sign_8(vi_bcast_32(x[t] + 4 * g), v);
-                    sum[t * n_panels + p] = vi_add_pairs(sum[t * n_panels + p], vi_dot_pairs(u, a));
+#pragma GCC unroll 8
+        for (int g = g0; g < g1; g++)
+            for (int t = 0; t < n_tok; t++) {
+                const vi a = vi_bcast_32(x[t] + 4 * g);
+                for (int p = 0; p < n_panels; p++) {
+                    const int k = t * n_panels + p;
+                    const vi v = w[p].w[g];
+                    sum[k] = vi_add_pairs(sum[k], w[p].signs ? vi_dot_pairs(v, vi_xor(a, w[p].signs[g]))
+                                                             : vi_dot_pairs(vi_abs_8(v), vi_sign_8(a, v)));
+                    KEEP_ORDER(sum[k]);
                 }
             }
         return;
@@ -352,7 +379,7 @@ INLINE void dot_groups(vi *sum, const vi *const *w, const uint8_t *const *x, con
         for (int t = 0; t < n_tok; t++) {
             const vi a = vi_bcast_32(x[t] + 4 * g);
             for (int p = 0; p < n_panels; p++)
-                s16[t * n_panels + p] = vi_dot_pairs(w[p][g], a);
+                s16[t * n_panels + p] = vi_dot_pairs(w[p].w[g], a);
         }
 #pragma GCC unroll 8
         for (int i = g + 1; i < g + run; i++)
@@ -360,9 +387,8 @@ INLINE void dot_groups(vi *sum, const vi *const *w, const uint8_t *const *x, con
                 const vi a = vi_bcast_32(x[t] + 4 * i);
                 for (int p = 0; p < n_panels; p++) {
                     const int k = t * n_panels + p;
-                    s16[k] = vi_add_16(s16[k], vi_dot_pairs(w[p][i], a));
-                    /* Integer sums may be reassociated, and gcc does: all products first, each of them spilled. */
-                    __asm__("" : "+x"(s16[k]));
+                    s16[k] = vi_add_16(s16[k], vi_dot_pairs(w[p].w[i], a));
+                    KEEP_ORDER(s16[k]);
                 }
             }
         for (int k = 0; k < n_tok * n_panels; k++)
@@ -379,10 +405,9 @@ typedef struct traits {
 
 #define ACT(t) ((const sala_act_block *)(const void *)x[t])
 
-/* Adds one block to the outputs acc[t * n_panels + p]: codes w[p], scales and minima of each panel, activations x[t].
- */
-INLINE void add_block(vf *acc, const vi *const *w, const vf *const *scale, const vf *const *min,
-                      const uint8_t *const *x, const int n_tok, const int n_panels, const traits k)
+/* Adds one block of each panel, times the activations x[t], to the outputs acc[t * n_panels + p]. */
+INLINE void add_block(vf *acc, const weights *w, const uint8_t *const *x, const int n_tok, const int n_panels,
+                      const traits k)
 {
     vf half[MAX_TILE];
 #pragma GCC unroll 2
@@ -393,14 +418,14 @@ INLINE void add_block(vf *acc, const vi *const *w, const vf *const *scale, const
                                  ? vi_zero()
                                  : times_zero(vi_bcast_32(k.halves == 1 ? &ACT(t)->n8 : &ACT(t)->n8_half[h]), k.zero);
             for (int p = 0; p < n_panels; p++)
-                sum[t * n_panels + p] = start;
+                sum[t * n_panels + p] = w[p].signs ? w[p].signs[8] : start;
         }
         dot_groups(sum, w, x, n_tok, n_panels, h * 4, k.halves == 1 ? 8 : h * 4 + 4, k.max_code);
         for (int t = 0; t < n_tok; t++)
             for (int p = 0; p < n_panels; p++) {
                 const int i = t * n_panels + p;
                 const vf f = vf_from_vi(sum[i]);
-                half[i] = h == 0 ? vf_mul(f, scale[p][0]) : vf_fma(f, scale[p][h], half[i]);
+                half[i] = h == 0 ? vf_mul(f, w[p].scale[0]) : vf_fma(f, w[p].scale[h], half[i]);
             }
     }
     for (int t = 0; t < n_tok; t++) {
@@ -411,7 +436,7 @@ INLINE void add_block(vf *acc, const vi *const *w, const vf *const *scale, const
             for (int h = 0; h < k.halves; h++) {
                 const vf s = vf_bcast(k.halves == 1 ? &ACT(t)->s : &ACT(t)->s_half[h]);
                 for (int p = 0; p < n_panels; p++)
-                    acc[t * n_panels + p] = vf_fma(min[p][h], s, acc[t * n_panels + p]);
+                    acc[t * n_panels + p] = vf_fma(w[p].min[h], s, acc[t * n_panels + p]);
             }
     }
 }
@@ -431,7 +456,7 @@ INLINE void add_packed_block(codes_fn *codes, scales_fn *scales, const traits k,
     vf scale[2], min[2];
     codes(w, p, b);
     scales(scale, min, p, b);
-    add_block(acc, (const vi *const[]){w}, (const vf *const[]){scale}, (const vf *const[]){min}, x, n_tok, 1, k);
+    add_block(acc, &(weights){.w = w, .scale = scale, .min = min}, x, n_tok, 1, k);
 }
 
 /* One panel. */
@@ -507,47 +532,57 @@ INLINE void rows_times_few(codes_fn *codes, scales_fn *scales, int blocks, int g
 
 typedef struct chunk {
     vi w[CHUNK][PANELS][8];
+#if !HAVE_DOT
+    vi signs[CHUNK][PANELS][9]; /* of signed codes */
+#endif
     vf scale[CHUNK][PANELS][2], min[CHUNK][PANELS][2];
 } chunk;
 
-INLINE void unpack_chunk(codes_fn *codes, scales_fn *scales, int blocks, int group_bytes, chunk *c, int panel,
-                         const uint8_t *p, int n_blocks)
+INLINE void unpack_chunk(codes_fn *codes, scales_fn *scales, int blocks, int group_bytes, const traits k, chunk *c,
+                         int panel, const uint8_t *p, int n_blocks)
 {
     for (int b = 0; b < n_blocks; b += blocks, p += group_bytes) {
 #pragma GCC unroll 8
         for (int i = 0; i < blocks; i++) {
             codes(c->w[b + i][panel], p, i);
             scales(c->scale[b + i][panel], c->min[b + i][panel], p, i);
+#if !HAVE_DOT
+            if (k.max_code == 0)
+                flip_signs(c->signs[b + i][panel], c->w[b + i][panel]);
+#else
+            (void)k;
+#endif
         }
     }
 }
 
-/* Adds blocks [b0, b0 + n_blocks) of n_panels panels of the chunk to acc[t], PANELS * LANES floats each; x[t] is the
+/* Adds blocks [b0, b0 + n_blocks) of the chunk to acc[t], PANELS * LANES floats each; x[t] is the
  * first of the token's blocks. */
-INLINE void chunk_tile(const chunk *c, int p0, const int n_panels, int b0, int n_blocks, const traits k,
-                       float *const *acc, const sala_act_block *const *x, const int n_tok)
+INLINE void chunk_tile(const chunk *c, int b0, int n_blocks, const traits k, float *const *acc,
+                       const sala_act_block *const *x, const int n_tok)
 {
     vf a[MAX_TILE];
     for (int t = 0; t < n_tok; t++)
-        for (int p = 0; p < n_panels; p++)
-            a[t * n_panels + p] = vf_load(acc[t] + (p0 + p) * LANES);
+        for (int p = 0; p < PANELS; p++)
+            a[t * PANELS + p] = vf_load(acc[t] + p * LANES);
 #pragma GCC unroll 1
     for (int b = 0; b < n_blocks; b++) {
-        const vi *w[PANELS];
-        const vf *scale[PANELS], *min[PANELS];
-        const uint8_t *in[MAX_TILE];
-        for (int p = 0; p < n_panels; p++) {
-            w[p] = c->w[b0 + b][p0 + p];
-            scale[p] = c->scale[b0 + b][p0 + p];
-            min[p] = c->min[b0 + b][p0 + p];
+        weights w[PANELS];
+        const uint8_t *in[LARGEST_TILE];
+        for (int p = 0; p < PANELS; p++) {
+            w[p] = (weights){.w = c->w[b0 + b][p], .scale = c->scale[b0 + b][p], .min = c->min[b0 + b][p]};
+#if !HAVE_DOT
+            if (k.max_code == 0)
+                w[p].signs = c->signs[b0 + b][p];
+#endif
         }
         for (int t = 0; t < n_tok; t++)
             in[t] = (const uint8_t *)(x[t] + b);
-        add_block(a, w, scale, min, in, n_tok, n_panels, k);
+        add_block(a, w, in, n_tok, PANELS, k);
     }
     for (int t = 0; t < n_tok; t++)
-        for (int p = 0; p < n_panels; p++)
-            vf_store(acc[t] + (p0 + p) * LANES, a[t * n_panels + p], LANES);
+        for (int p = 0; p < PANELS; p++)
+            vf_store(acc[t] + p * LANES, a[t * PANELS + p], LANES);
 }
 
 /* The tokens of a call, as long as they fit the scratch memory. */
@@ -579,10 +614,10 @@ static void find_finer(batch *x, int64_t b0)
 }
 
 /* As chunk_tile() for n tokens. A tile is filled up with the first of them: its sums then go nowhere. */
-INLINE void chunk_tokens(const chunk *c, int p0, const int n_panels, int b0, int n_blocks, const traits k, float **acc,
-                         const sala_act_block **x, int n)
+INLINE void chunk_tokens(const chunk *c, int b0, int n_blocks, const traits k, float **acc, const sala_act_block **x,
+                         int n)
 {
-    const int tile = TILE_OF(n_panels);
+    const int tile = TILE_OF(k);
     float nowhere[PANELS * LANES];
     for (int t = n; t < tile; t++) {
         memcpy(nowhere, acc[0], sizeof nowhere);
@@ -590,19 +625,17 @@ INLINE void chunk_tokens(const chunk *c, int p0, const int n_panels, int b0, int
         x[t] = x[0];
     }
     if (n > tile / 2)
-        chunk_tile(c, p0, n_panels, b0, n_blocks, k, acc, x, tile);
+        chunk_tile(c, b0, n_blocks, k, acc, x, tile);
     else
-        chunk_tile(c, p0, n_panels, b0, n_blocks, k, acc, x, tile / 2);
+        chunk_tile(c, b0, n_blocks, k, acc, x, tile / 2);
 }
 
-/* Adds panels [p0, p0 + n_panels) of the chunk, blocks [b0, b0 + n_blocks) of the rows, to all tokens' sums, and then
- * the finer blocks. */
-INLINE void panels_times_batch(const chunk *c, int p0, const int n_panels, const batch *x, int64_t b0, int n_blocks,
-                               const traits k, float *acc)
+/* Adds the chunk, blocks [b0, b0 + n_blocks) of the rows, to all tokens' sums, and then the finer blocks. */
+INLINE void chunk_times_batch(const chunk *c, const batch *x, int64_t b0, int n_blocks, const traits k, float *acc)
 {
-    const int tile = TILE_OF(n_panels);
-    const sala_act_block *in[MAX_TILE];
-    float *out[MAX_TILE];
+    const int tile = TILE_OF(k);
+    const sala_act_block *in[LARGEST_TILE];
+    float *out[LARGEST_TILE];
     /* Block -1 stands for all of them. */
     for (int b = -1; b < n_blocks; b++) {
         const int n_tokens = b < 0 ? x->n_tokens : x->n_finer[b];
@@ -614,7 +647,7 @@ INLINE void panels_times_batch(const chunk *c, int p0, const int n_panels, const
                 in[i] = b < 0 ? row + b0 : row + x->n_blocks + row[b0 + b].finer - 1;
                 out[i] = acc + t * (PANELS * LANES);
             }
-            chunk_tokens(c, p0, n_panels, b < 0 ? 0 : b, b < 0 ? n_blocks : 1, k, out, in, n);
+            chunk_tokens(c, b < 0 ? 0 : b, b < 0 ? n_blocks : 1, k, out, in, n);
         }
     }
 }
@@ -639,19 +672,14 @@ INLINE void rows_times_batch(codes_fn *codes, scales_fn *scales, int blocks, int
                 /* A panel that is not there takes what the one before has: nobody reads its sums. */
                 const int64_t r = row0 + i * ROWS + (row0 + i * ROWS + p * LANES < row1 ? p * LANES : 0);
                 const uint8_t *at = first + (size_t)(r / LANES) * panel_bytes;
-                unpack_chunk(codes, scales, blocks, group_bytes, &c, p, at, n_blocks);
+                unpack_chunk(codes, scales, blocks, group_bytes, k, &c, p, at, n_blocks);
                 /* The next ones, while the tokens go by. Past the end of a row this asks for what nobody needs. */
                 const uint8_t *next = i + 1 < n_pairs ? at + PANELS * panel_bytes
                                                       : first + (size_t)(row0 / LANES + p) * panel_bytes + chunk_bytes;
                 for (int line = 0; line < chunk_bytes; line += 64)
                     __builtin_prefetch(next + line, 0, 2);
             }
-            float *sums = acc + (size_t)i * pair_floats;
-            if (ONE_BY_ONE(k.max_code))
-                for (int p = 0; p < PANELS; p++)
-                    panels_times_batch(&c, p, 1, x, b0, n_blocks, k, sums);
-            else
-                panels_times_batch(&c, 0, PANELS, x, b0, n_blocks, k, sums);
+            chunk_times_batch(&c, x, b0, n_blocks, k, acc + (size_t)i * pair_floats);
         }
     }
     for (int t = 0; t < x->n_tokens; t++)

@@ -122,6 +122,10 @@ static inline vi vi_abs_8(vi a)
 {
     return _mm256_abs_epi8(a);
 }
+static inline vi vi_negative_8(vi a) /* -1 where a is negative, 0 elsewhere */
+{
+    return _mm256_cmpgt_epi8(_mm256_setzero_si256(), a);
+}
 static inline vi vi_sign_8(vi a, vi by)
 {
     return _mm256_sign_epi8(a, by);
