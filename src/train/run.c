@@ -411,12 +411,14 @@ static sala_status save_now(run *r, sala_error *err)
     SALA_TRY(sala_metrics_sync(r->metrics, err));
     SALA_TRY(sala_saves_write(r->out, r->trainer, &r->params, r->dist, &info, err));
     r->last_save = r->step;
-    if (r->dist->rank == 0) {
-        sala_error pruning = {0};
-        if (sala_saves_prune(r->out, r->c.keep_last, r->c.keep_every, &pruning) != SALA_OK)
-            say(r, "old saves: %s", pruning.message);
-    }
     return SALA_OK;
+}
+
+static void prune_saves(run *r)
+{
+    sala_error err = {0};
+    if (r->dist->rank == 0 && sala_saves_prune(r->out, r->c.keep_last, r->c.keep_every, &err) != SALA_OK)
+        say(r, "old saves: %s", err.message);
 }
 
 /* The newest whole save at or below max_step, the same on all ranks. */
@@ -813,6 +815,8 @@ static sala_status after_step(run *r, bool *stop, sala_error *err)
         return SALA_OK;
     sala_error saving = {0};
     const sala_status st = save_now(r, &saving);
+    if (st == SALA_OK)
+        prune_saves(r);
     if (st != SALA_OK && (*stop || stage_end)) {
         if (err)
             *err = saving;

@@ -184,7 +184,7 @@ static void test_threads_and_shards(void **state)
     for (int threads = 1; threads <= 4; threads++) {
         sala_error err = {0};
         sala_pack_stats stats;
-        char name[16], train_name[64];
+        char name[32], train_name[64];
         snprintf(name, sizeof name, "many-%d", threads);
         assert_ok(pack(name, "many.txt",
                        (sala_pack_params){.format = SALA_DOC_LINES,
