@@ -2,6 +2,12 @@
 # tests/check/*.c is one program over all kernels. tests/cli/*.sh are run with the program's path in $SALA.
 # tests/fuzz/fuzz_X.c is a libFuzzer target with SALA_FUZZ, and otherwise replays its corpus tests/fuzz/corpus/X.
 pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
+# A test that takes longer hangs. Sanitizers cost a factor of ten, other programs on the machine the rest.
+if(SALA_SANITIZE)
+    set(SALA_TEST_SECONDS 1200)
+else()
+    set(SALA_TEST_SECONDS 300)
+endif()
 
 file(GLOB unit_files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/unit/*/test_*.c)
 foreach(f ${unit_files})
@@ -15,7 +21,7 @@ foreach(f ${unit_files})
     target_compile_definitions(${t} PRIVATE SALA_TEST_DIR="${PROJECT_SOURCE_DIR}/tests")
     target_link_libraries(${t} PRIVATE ${SALA_LIBS_${mod}} PkgConfig::CMOCKA)
     add_test(NAME ${mod}_${name} COMMAND ${t})
-    set_tests_properties(${mod}_${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 300)
+    set_tests_properties(${mod}_${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT ${SALA_TEST_SECONDS})
 endforeach()
 
 # Counts what a step allocates.
@@ -63,7 +69,7 @@ if(grad_files AND SALA_LIBS_train)
                 target_link_libraries(${t} PRIVATE ${SALA_LIBS_grad} ${SALA_LIBS_model} PkgConfig::CMOCKA)
             endif()
             add_test(NAME grad_${name}_${number} COMMAND ${t})
-            set_tests_properties(grad_${name}_${number} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 300)
+            set_tests_properties(grad_${name}_${number} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT ${SALA_TEST_SECONDS})
         endforeach()
     endforeach()
 endif()
