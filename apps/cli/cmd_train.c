@@ -136,8 +136,17 @@ static int export_run(const cli_options *o, const char *const *args, int n)
     const sala_status st = sala_train_export(args[0], n > 1 ? args[1] : NULL, NULL, o->type, &hooks, &err);
     if (st != SALA_OK)
         return cli_fail_error(&err);
-    cli_say("wrote %s/model", args[0]);
-    return cli_flush(CLI_DONE);
+    char *dir = sala_path_join(args[0], "model"), *gguf = sala_path_join(args[0], "model.gguf");
+    int rc = dir && gguf ? 0 : cli_fail("not enough memory");
+    const bool with_gguf = rc == 0 && sala_os_is_file(gguf) && !(o->type && strcmp(o->type, "none") == 0);
+    if (rc == 0 && o->json)
+        rc = cli_print_json(json_pack("{s:o,s:o}", "model", cli_json_text(dir, strlen(dir)), "gguf",
+                                      with_gguf ? cli_json_text(gguf, strlen(gguf)) : json_null()));
+    else if (rc == 0)
+        cli_say("wrote %s%s%s", dir, with_gguf ? " and " : "", with_gguf ? gguf : "");
+    free(dir);
+    free(gguf);
+    return rc ? rc : cli_flush(CLI_DONE);
 }
 
 static int inspect_run(const cli_options *o, const char *const *args, int n)
@@ -178,6 +187,10 @@ int cli_cmd_train(const cli_options *o)
         return export_run(o, o->args + 1, o->n_args - 1);
     if (strcmp(first, "inspect") == 0)
         return inspect_run(o, o->args + 1, o->n_args - 1);
+    static const char *const verbs[] = {"plot", "export", "inspect"};
+    const char *near = sala_os_is_file(first) ? NULL : cli_nearest(first, verbs, SALA_ARRAY_LEN(verbs));
+    if (near)
+        return cli_misuse("there is no file '%s'; did you mean 'sala train %s'?", first, near);
     if (o->n_args > 1)
         return cli_misuse("too many arguments: '%s'", o->args[1]);
     return run_file(o, first);

@@ -143,13 +143,28 @@ static void linear_ticks(scale *s, double high, cli_unit unit)
         add_tick(s, i * step);
 }
 
-static scale y_scale(const cli_panel *p, double top, double bottom)
+/* Between round numbers around the values, which need not begin at 0. */
+static void curve_ticks(scale *s, const range *r, int want)
+{
+    const double low = r->zero ? 0 : r->low, high = r->any && r->high > low ? r->high : low + 1;
+    const double step = nice_step(high - low, want, CLI_UNIT_NUMBER);
+    s->low = step * floor(low / step + 1e-9);
+    s->high = step * ceil(high / step - 1e-9);
+    for (int i = 0; s->low + i * step <= s->high + step * 1e-6; i++)
+        add_tick(s, s->low + i * step);
+}
+
+static scale y_scale(const cli_panel *p, bool curves, double top, double bottom)
 {
     scale s = {.from = bottom, .to = top};
     range r = {0};
     for (int i = 0; i < p->n_series; i++)
         for (int k = 0; k < p->series[i].n; k++)
             widen(&r, p->series[i].y[k]);
+    if (curves && r.any && r.high <= 30 * r.low) {
+        curve_ticks(&s, &r, 5);
+        return s;
+    }
     if (!r.any || r.high <= 30 * r.low) {
         linear_ticks(&s, r.any ? r.high : 1, p->unit);
         return s;
@@ -209,6 +224,19 @@ static scale x_scale(const cli_chart *c, double left, double right)
     if (!r.any) {
         s.high = 1;
         add_tick(&s, 0);
+        return s;
+    }
+    if (c->curves) {
+        curve_ticks(&s, &r, 8);
+        s.low = r.zero ? 0 : r.low; /* the ends are those of the data */
+        s.high = r.high > s.low ? r.high : s.low + 1;
+        int first = 0;
+        while (first < s.n_ticks && s.ticks[first] < s.low)
+            first++;
+        while (s.n_ticks > first && s.ticks[s.n_ticks - 1] > s.high)
+            s.n_ticks--;
+        memmove(s.ticks, s.ticks + first, (size_t)(s.n_ticks - first) * sizeof *s.ticks);
+        s.n_ticks -= first;
         return s;
     }
     s.logarithmic = r.high > 16 * r.low;
@@ -301,7 +329,8 @@ static double add_legend(sala_buf *b, const cli_chart *c, double y)
         }
         if (i < p->n_series) {
             add_line(b, x, y - 4, x + 24, y - 4, colours[i % N_COLOURS], " stroke-width=\"2\"");
-            add_marker(b, i, x + 12, y - 4);
+            if (!c->curves)
+                add_marker(b, i, x + 12, y - 4);
         } else {
             add_cross(b, x + 12, y - 4, SOFT);
         }
@@ -349,7 +378,7 @@ static void add_end_labels(sala_buf *b, end_label *labels, int n, double top, do
                  labels[i].text);
 }
 
-static void add_series(sala_buf *b, const cli_series *line, int number, const scale *sx, const scale *sy)
+static void add_series(sala_buf *b, const cli_series *line, int number, bool marks, const scale *sx, const scale *sy)
 {
     const char *colour = colours[number % N_COLOURS];
     sala_buf path = {0};
@@ -364,11 +393,11 @@ static void add_series(sala_buf *b, const cli_series *line, int number, const sc
     }
     if (path.len)
         sala_buf_printf(b,
-                        "<path d=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"2\" stroke-linejoin=\"round\"/>\n",
-                        path.data, colour);
+                        "<path d=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"%s\" stroke-linejoin=\"round\"/>\n",
+                        path.data, colour, marks ? "2" : "1.5");
     b->failed |= path.failed;
     sala_buf_free(&path);
-    for (int k = 0; k < line->n; k++)
+    for (int k = 0; k < line->n && marks; k++)
         if (!isnan(line->y[k]) && !(sy->logarithmic && line->y[k] <= 0))
             add_marker(b, number, place(sx, line->x[k]), place(sy, line->y[k]));
     if (!isnan(line->stops_at) && !isnan(last_x)) {
@@ -381,7 +410,7 @@ static void add_series(sala_buf *b, const cli_series *line, int number, const sc
 static void add_panel(sala_buf *b, const cli_chart *c, const cli_panel *p, double top)
 {
     const double bottom = top + PANEL;
-    const scale sx = x_scale(c, LEFT + (c->n_panels ? 10 : 0), RIGHT - 10), sy = y_scale(p, top + 6, bottom);
+    const scale sx = x_scale(c, LEFT + (c->n_panels ? 10 : 0), RIGHT - 10), sy = y_scale(p, c->curves, top + 6, bottom);
     char label[32];
     add_text(b, LEFT, top - 10, 13, "start", INK, " font-weight=\"bold\"", p->title);
     for (int i = 0; i < sy.n_ticks; i++) {
@@ -406,7 +435,7 @@ static void add_panel(sala_buf *b, const cli_chart *c, const cli_panel *p, doubl
     int n_labels = 0;
     for (int i = 0; i < p->n_series; i++) {
         const cli_series *line = &p->series[i];
-        add_series(b, line, i, &sx, &sy);
+        add_series(b, line, i, !c->curves || line->n == 1, &sx, &sy);
         for (int k = line->n - 1; k >= 0 && n_labels < MAX_SERIES; k--)
             if (!isnan(line->y[k]) && !(sy.logarithmic && line->y[k] <= 0)) {
                 labels[n_labels].series = i;

@@ -29,10 +29,13 @@ typedef struct cli_chart {
     const char *stop_words;  /* what the mark of stops_at means, for the legend */
     const cli_panel *panels; /* one above the other */
     int n_panels;
+    /* Long series of one run, such as losses: x is linear with round ticks, y begins near the smallest value, and
+     * points have no marks. */
+    bool curves;
 } cli_chart;
 
-/* x is logarithmic to base 2 when its largest value is more than 16 times the smallest positive one; 0 gets a place of
- * its own at the left. y is logarithmic when its values span more than a factor of 30. Appends to *out. */
+/* Otherwise x is logarithmic to base 2 when its largest value is more than 16 times the smallest positive one; 0 gets a
+ * place of its own at the left. y is logarithmic when its values span more than a factor of 30. Appends to *out. */
 void cli_plot_lines(sala_buf *out, const cli_chart *chart);
 
 /* ---- heat map ---- */

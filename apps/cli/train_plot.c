@@ -3,11 +3,12 @@
 
 #include "os/os.h"
 #include "plot.h"
+#include "ui.h"
 
 #include <math.h>
 #include <stdlib.h>
 
-enum { MOST_RUNS = 8 };
+enum { MOST_RUNS = 8, MOST_POINTS = 2000 };
 
 typedef struct curve {
     sala_curve data;
@@ -27,6 +28,23 @@ static double *smoothed(const sala_curve *c, int64_t n)
         out[i] = sum / (double)(i < n ? i + 1 : n);
     }
     return out;
+}
+
+/* More points than the picture is wide say nothing more: each becomes the mean of its neighbours. */
+static void thin_out(curve *c)
+{
+    const int every = (c->data.n + MOST_POINTS - 1) / MOST_POINTS;
+    int n = 0;
+    for (int i = 0; i < c->data.n && every > 1; i += every) {
+        const int end = i + every < c->data.n ? i + every : c->data.n;
+        double sum = 0;
+        for (int k = i; k < end; k++)
+            sum += c->smooth[k];
+        c->smooth[n] = sum / (end - i);
+        c->data.step[n++] = c->data.step[end - 1];
+    }
+    if (every > 1)
+        c->data.n = n;
 }
 
 /* The directory's last part, or the file's directory's: what people call the run. */
@@ -60,7 +78,10 @@ static int read_curve(curve *out, const char *run, const char *key, int64_t smoo
         return cli_fail_error(&err);
     name_run(out->name, run);
     out->smooth = smoothed(&out->data, smooth);
-    return out->smooth ? 0 : cli_fail("not enough memory");
+    if (!out->smooth)
+        return cli_fail("not enough memory");
+    thin_out(out);
+    return 0;
 }
 
 int cli_train_plot(const cli_options *o, const char *const *runs, int n_runs)
@@ -92,10 +113,13 @@ int cli_train_plot(const cli_options *o, const char *const *runs, int n_runs)
     if (rc == 0) {
         sala_buf svg = {0};
         const cli_chart chart = {
-            .title = "Training", .x_title = "step", .stop_words = "", .panels = panels, .n_panels = n_panels};
+            .title = "Training", .x_title = "step", .panels = panels, .n_panels = n_panels, .curves = true};
         cli_plot_lines(&svg, &chart);
-        rc = cli_plot_write(o->out ? o->out : "loss.svg", &svg);
+        const char *path = o->out ? o->out : "loss.svg";
+        rc = cli_plot_write(path, &svg);
         sala_buf_free(&svg);
+        if (rc == 0)
+            cli_say("wrote %s", path);
     }
     for (int k = 0; k < 2; k++)
         for (int i = 0; i < n_runs; i++) {

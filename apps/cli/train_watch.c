@@ -9,6 +9,7 @@
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 static atomic_int asked;
@@ -54,23 +55,34 @@ static const char *duration(char dst[40], double seconds)
     return dst;
 }
 
-static void print_json(const sala_step_result *r, double rate, double share, double eta)
+/* The names and digits of metrics.jsonl. JSON has no infinities: a loss that is none is null. */
+static void print_number(const char *key, double v, int digits)
 {
-    json_t *o = json_pack("{s:I,s:f,s:f,s:f,s:f,s:f,s:b}", "step", (json_int_t)r->step, "lr", r->lr,
-                          "tokens_per_second", rate, "share_of_peak", share, "eta_seconds", eta, "seconds",
-                          r->seconds_forward + r->seconds_backward + r->seconds_update + r->seconds_wait, "skipped",
-                          (int)r->skipped);
-    /* JSON has no infinities: a loss that is none is left out. */
-    if (isfinite(r->loss))
-        json_object_set_new(o, "loss", json_real(r->loss));
-    if (isfinite(r->grad_norm))
-        json_object_set_new(o, "grad_norm", json_real(r->grad_norm));
-    char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
-    if (text)
-        printf("%s\n", text);
+    if (isfinite(v))
+        printf(",\"%s\":%.*g", key, digits, v);
+    else
+        printf(",\"%s\":null", key);
+}
+
+static void print_json(const sala_step_result *r, int64_t steps, double rate, double share, double eta)
+{
+    printf("{\"step\":%" PRId64 ",\"steps\":%" PRId64, r->step, steps);
+    print_number("loss", r->loss, 9);
+    print_number("lr", r->lr, 9);
+    print_number("grad_norm", r->grad_norm, 9);
+    printf(",\"tokens\":%" PRId64, r->tokens);
+    print_number("tokens_per_second", rate, 6);
+    print_number("share_of_peak", share, 4);
+    print_number("seconds", r->seconds_forward + r->seconds_backward + r->seconds_update + r->seconds_wait, 6);
+    print_number("eta_seconds", eta, 6);
+    printf(",\"skipped\":%s}\n", r->skipped ? "true" : "false");
     fflush(stdout);
-    free(text);
-    json_decref(o);
+}
+
+static int columns(void)
+{
+    struct winsize w;
+    return ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 ? w.ws_col : 0;
 }
 
 static void progress(void *user, const sala_step_result *r, int64_t steps, double rate, double share, double eta)
@@ -78,7 +90,7 @@ static void progress(void *user, const sala_step_result *r, int64_t steps, doubl
     (void)user;
     const bool last = r->step == steps;
     if (watch.json && (last || r->step % watch.log_every == 0))
-        print_json(r, rate, share, eta);
+        print_json(r, steps, rate, share, eta);
     if (watch.json || watch.quiet)
         return;
     const double now = sala_os_seconds();
@@ -88,9 +100,12 @@ static void progress(void *user, const sala_step_result *r, int64_t steps, doubl
     char left[40], of_peak[32] = "";
     if (share > 0)
         snprintf(of_peak, sizeof of_peak, "  %.0f %% of peak", 100 * share);
-    fprintf(stderr, "%sstep %" PRId64 "/%" PRId64 "  loss %.3f  lr %.3g  |g| %.2f  %.0f tok/s%s  eta %s%s",
-            watch.tty ? "\r\033[K" : "", r->step, steps, r->loss, r->lr, r->grad_norm, rate, of_peak,
-            duration(left, eta), watch.tty && !last ? "" : "\n");
+    char text[256];
+    snprintf(text, sizeof text, "step %" PRId64 "/%" PRId64 "  loss %.3f  lr %.3g  |g| %.2f  %.0f tok/s%s  eta %s",
+             r->step, steps, r->loss, r->lr, r->grad_norm, rate, of_peak, duration(left, eta));
+    /* A line that wraps could not be written over. */
+    const int width = watch.tty ? columns() : 0, most = width > 8 && !last ? width - 1 : (int)sizeof text;
+    fprintf(stderr, "%s%.*s%s", watch.tty ? "\r\033[K" : "", most, text, watch.tty && !last ? "" : "\n");
     watch.drawn = watch.tty && !last;
     fflush(stderr);
 }

@@ -106,9 +106,10 @@ static const cli_page pages[CLI_N_VERBS] = {
          "that can be said there; examples/train/tiny.yaml has every key with a comment. What the run will take of "
          "memory is printed before it begins.\n\nSaves appear whole or not at all. After Ctrl-C, SIGTERM, a crash or "
          "kill -9 the same command goes on from the last save, with the same losses as a run that was never "
-         "interrupted. A config that differs is refused with the difference. Under mpirun the ranks share each step's "
-         "sequences.\n\nThe directory holds metrics.jsonl (one line a step), TensorBoard's event files, samples.jsonl, "
-         "checkpoints/, and at the end model/ for transformers and model.gguf for 'sala run' and llama.cpp.\n\n"
+         "interrupted. Ctrl-C and SIGTERM save first and end with exit code 130 and 143; a second one ends at once. A "
+         "config that differs is refused with the difference. Under mpirun the ranks share each step's sequences.\n\n"
+         "The directory holds metrics.jsonl (one line a step), TensorBoard's event files, samples.jsonl, checkpoints/, "
+         "and at the end model/ for transformers and model.gguf for 'sala run' and llama.cpp.\n\n"
          "'sala train plot' draws the losses of runs, 'sala train export' writes model/ and model.gguf from the newest "
          "save (or the one that is named) of a run that goes on, 'sala train inspect' tells what a directory holds.",
          {"sala train examples/train/tiny.yaml --out tiny",

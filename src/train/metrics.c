@@ -358,6 +358,16 @@ static bool add_point(sala_curve *c, int *cap, double step, double value)
     return true;
 }
 
+/* "loss, lr, ...": the numbers of the last line of a step. */
+static void list_keys(sala_buf *out, const json_t *o)
+{
+    const char *key;
+    json_t *v;
+    sala_buf_clear(out);
+    json_object_foreach((json_t *)(uintptr_t)o, key, v) if (json_is_number(v) && strcmp(key, "step") != 0)
+        sala_buf_printf(out, "%s%s", out->len ? ", " : "", key);
+}
+
 sala_status sala_metrics_read(sala_curve *out, const char *path, const char *key, sala_error *err)
 {
     uint8_t *text;
@@ -366,6 +376,7 @@ sala_status sala_metrics_read(sala_curve *out, const char *path, const char *key
     if (e)
         return sala_fail_errno(err, e, "could not read %s", path);
     sala_curve c = {0};
+    sala_buf there = {0};
     int cap = 0;
     int64_t number = 0;
     sala_status st = SALA_OK;
@@ -378,15 +389,19 @@ sala_status sala_metrics_read(sala_curve *out, const char *path, const char *key
         if (n && !json_is_object(o) && newline) /* a last line without its end is one being written */
             st = sala_fail(err, SALA_E_CORRUPT, "%s:%" PRId64 ": not a JSON object", path, number);
         const json_t *step = json_object_get(o, "step"), *value = json_object_get(o, key);
-        if (st == SALA_OK && !json_object_get(o, "kind") && json_is_number(step) && json_is_number(value) &&
-            !add_point(&c, &cap, json_number_value(step), json_number_value(value)))
+        const bool of_step = st == SALA_OK && !json_object_get(o, "kind") && json_is_number(step);
+        if (of_step && json_is_number(value) && !add_point(&c, &cap, json_number_value(step), json_number_value(value)))
             st = sala_fail_memory(err, (uint64_t)cap * 2 * sizeof(double));
+        if (of_step && c.n == 0)
+            list_keys(&there, o);
         json_decref(o);
         p += n + (newline != NULL);
     }
     free(text);
     if (st == SALA_OK && c.n == 0)
-        st = sala_fail(err, SALA_E_INVALID, "%s: no line has a step and \"%s\"", path, key);
+        st = sala_fail(err, SALA_E_INVALID, "%s: no step has \"%s\"%s%s", path, key, there.len ? "; there are " : "",
+                       there.len ? there.data : "");
+    sala_buf_free(&there);
     if (st != SALA_OK)
         sala_curve_free(&c);
     else

@@ -9,6 +9,7 @@
 #include "data/pack.h"
 #include "format/npy.h"
 #include "os/os.h"
+#include "quant/quant.h"
 #include "train/output.h"
 #include "train/run_config_internal.h"
 #include "train/sample.h"
@@ -950,7 +951,12 @@ static sala_status open_pool(run *r, sala_error *err)
     const sala_product_params params = {.precision = r->c.precision, .n_workers = sala_pool_size(r->pool)};
     SALA_TRY(sala_product_open(&product, &params, err));
     r->peak = sala_product_peak(product, r->pool) * r->dist->size;
-    r->products = sala_strdup(sala_product_describe(product));
+    sala_buf words = {0};
+    sala_buf_printf(&words, "%s", sala_product_describe(product));
+    if (r->peak > 0)
+        sala_buf_printf(&words, ", %.0f GFLOP/s at best on %d thread%s", r->peak / r->dist->size / 1e9, threads,
+                        threads == 1 ? "" : "s");
+    r->products = sala_buf_take(&words, NULL);
     sala_product_close(product);
     return r->products ? SALA_OK : sala_fail_memory(err, 64);
 }
@@ -1012,8 +1018,21 @@ static sala_status dry_run(run *r, sala_error *err)
     return SALA_OK;
 }
 
+/* What would only be found wrong when all is done. */
+static sala_status check_output(const run *r, sala_error *err)
+{
+    char where[300];
+    const char *type = r->c.gguf_type;
+    if (!type || strcmp(type, "none") == 0 || strcmp(type, "auto") == 0 ||
+        sala_recipe_by_name(type) != SALA_RECIPE_NONE)
+        return SALA_OK;
+    return sala_fail(err, SALA_E_INVALID, "%s: output.gguf is \"%s\"; expected none, auto, or one of %s",
+                     sala_run_config_where(&r->c, "output.gguf", where, sizeof where), type, sala_recipe_names());
+}
+
 static sala_status work(run *r, sala_error *err)
 {
+    SALA_TRY(check_output(r, err));
     SALA_TRY(open_pool(r, err));
     if (r->o->dry_run)
         return dry_run(r, err);

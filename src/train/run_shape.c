@@ -165,6 +165,14 @@ static sala_status new_shape(sala_run_config *c, sala_error *err)
         c->shape.eos[0] = 257;
         c->shape.n_eos = 1;
     }
+    const sala_run_model *m = &c->model;
+    if (m->head_dim == 0 && m->hidden % m->heads != 0) {
+        char where[300];
+        return sala_fail(err, SALA_E_INVALID,
+                         "%s: model.hidden is %" PRId64 ", which %" PRId64
+                         " heads do not share evenly; give model.head_dim, or other numbers",
+                         sala_run_config_where(c, "model.heads", where, sizeof where), m->hidden, m->heads);
+    }
     json_t *json = sala_run_model_json(c);
     if (!json)
         return sala_fail_memory(err, 4096);
