@@ -54,7 +54,8 @@ static uint64_t worker_bytes(const sala_backend_limits *l, sala_precision p)
 uint64_t sala_device_scratch_bytes(const sala_backend_limits *limits, sala_precision precision, int n_workers)
 {
     return shared_bytes(limits, precision, n_workers) + (uint64_t)n_workers * worker_bytes(limits, precision) +
-           (limits->selected ? sala_sparse_device_bytes(limits) : 0);
+           (limits->selected ? sala_sparse_device_bytes(limits) : 0) +
+           sala_product_scratch_bytes(precision, n_workers, sala_linear_widest(limits));
 }
 
 static sala_status device_reserve(sala_backend *be, const sala_backend_limits *limits, sala_error *err)

@@ -88,6 +88,7 @@ void sala_device_lightning_back(sala_backend *be, const sala_lightning_back_args
 
 /* bf16 copies of operands, and the order of ids of get_rows_back. */
 uint64_t sala_linear_shared_bytes(const sala_backend_limits *l, sala_precision p);
+int64_t sala_linear_widest(const sala_backend_limits *l); /* columns of a product, at most */
 sala_status sala_device_weight_new(sala_backend *be, sala_weight **out, sala_dtype dtype, int64_t rows, int64_t cols,
                                    const void *data, sala_error *err);
 void sala_device_weight_free(sala_backend *be, sala_weight *w);

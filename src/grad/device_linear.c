@@ -400,6 +400,11 @@ uint64_t sala_linear_shared_bytes(const sala_backend_limits *l, sala_precision p
     return operands > ids ? operands : ids;
 }
 
+int64_t sala_linear_widest(const sala_backend_limits *l)
+{
+    return sala_min_i64(COL_TILE, sala_max_i64(l->cols, l->vocab));
+}
+
 void sala_device_linear_group(sala_backend *be, const sala_linear_out *outs, int n_outs, const sala_act *x,
                               int64_t n_rows, int64_t cols)
 {

@@ -40,6 +40,18 @@ sala_status sala_product_open(sala_product **out, const sala_product_params *p, 
     return st;
 }
 
+size_t sala_product_scratch_bytes(sala_precision p, int n_workers, int64_t widest)
+{
+    size_t bytes = sala_product_plain_bytes(n_workers);
+#ifdef SALA_HAVE_DNNL
+    bytes += sala_product_dnnl_bytes(p, n_workers, widest);
+#else
+    (void)p;
+    (void)widest;
+#endif
+    return bytes;
+}
+
 void sala_product_close(sala_product *g)
 {
     if (g)

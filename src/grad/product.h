@@ -42,6 +42,8 @@ typedef struct sala_product
     sala_product; /* one of a process; all calls but open, close and prepare may run side by side */
 
 sala_status sala_product_open(sala_product **out, const sala_product_params *p, sala_error *err);
+/* Memory that products take for themselves, at most, when the widest has so many columns. */
+size_t sala_product_scratch_bytes(sala_precision p, int n_workers, int64_t widest);
 void sala_product_close(sala_product *g); /* NULL is fine */
 /* "oneDNN 2.6.3, bf16 brg:avx512_core_bf16", "own kernels (avx2), f32 (there is no libdnnl.so.2)"; valid until close.
  */

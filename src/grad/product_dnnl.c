@@ -150,8 +150,13 @@ enum { ARG_A, ARG_B, ARG_C, ARG_SCRATCH, N_ARGS };
 /* What one worker hands to a primitive; only the addresses change. */
 typedef struct worker_args {
     dnnl_memory_t memory[N_ARGS];
-    void *scratch;
 } worker_args;
+
+/* Scratch of one worker, for whichever primitive it runs. */
+typedef struct room {
+    void *p;
+    size_t bytes;
+} room;
 
 /* A primitive of one exact shape, or (pack) the reorder that makes its B. plain: the library has its reference code
  * only, which is slower than ours, so that there is none; B then lies as our own product packs it. */
@@ -161,7 +166,7 @@ typedef struct entry {
     sala_product_shape key; /* fields that its kind ignores are 0 */
     dnnl_primitive_t primitive;
     md b; /* how B lies */
-    size_t b_bytes;
+    size_t b_bytes, scratch_bytes;
     worker_args *workers;
 } entry;
 
@@ -170,6 +175,7 @@ typedef struct dnnl_product {
     sala_product *plain; /* multiplies what the library does not multiply fast; NULL in f32 runs */
     dnnl_engine_t engine;
     dnnl_stream_t *streams;   /* one a worker */
+    room *rooms;              /* one a worker */
     _Atomic(entry *) entries; /* pushed with release under `lock`, walked with acquire without it */
     sala_turn *lock;          /* for making entries */
     uint8_t *scratch;         /* a worker's rows of C beyond the last whole piece */
@@ -184,7 +190,6 @@ static void entry_free(const dnnl_product *g, entry *e)
         for (int i = 0; i < N_ARGS; i++)
             if (e->workers[w].memory[i])
                 dnnl->memory_destroy(e->workers[w].memory[i]);
-        free(e->workers[w].scratch);
     }
     free(e->workers);
     if (e->primitive)
@@ -245,7 +250,7 @@ static dnnl_status_t make_workers(const dnnl_product *g, entry *e, dnnl_primitiv
     if (!e->workers)
         return dnnl_out_of_memory;
     sala_md_ref scratch = dnnl->primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
-    const size_t bytes = scratch ? dnnl->memory_desc_get_size(scratch) : 0;
+    e->scratch_bytes = scratch ? dnnl->memory_desc_get_size(scratch) : 0;
     for (int w = 0; w < g->base.n_workers; w++) {
         worker_args *args = &e->workers[w];
         dnnl_status_t st = dnnl->memory_create(&args->memory[ARG_A], MD_REF(*a), g->engine, DNNL_MEMORY_NONE);
@@ -253,11 +258,8 @@ static dnnl_status_t make_workers(const dnnl_product *g, entry *e, dnnl_primitiv
             st = dnnl->memory_create(&args->memory[ARG_B], MD_REF(e->b), g->engine, DNNL_MEMORY_NONE);
         if (st == dnnl_success && c)
             st = dnnl->memory_create(&args->memory[ARG_C], MD_REF(*c), g->engine, DNNL_MEMORY_NONE);
-        if (st == dnnl_success && bytes) {
-            args->scratch = aligned_alloc(64, (bytes + 63) / 64 * 64);
-            st = args->scratch ? dnnl->memory_create(&args->memory[ARG_SCRATCH], scratch, g->engine, args->scratch)
-                               : dnnl_out_of_memory;
-        }
+        if (st == dnnl_success && e->scratch_bytes)
+            st = dnnl->memory_create(&args->memory[ARG_SCRATCH], scratch, g->engine, DNNL_MEMORY_NONE);
         if (st != dnnl_success)
             return st;
     }
@@ -448,23 +450,42 @@ static dnnl_status_t get_entry(const dnnl_product *g, entry **out, bool pack, co
     return st;
 }
 
+/* A worker's room is touched by that worker only, or while nobody computes. */
+static bool make_room(const dnnl_product *g, int worker, size_t bytes)
+{
+    room *r = &g->rooms[worker];
+    if (bytes <= r->bytes)
+        return true;
+    void *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
+    if (!p)
+        return false;
+    free(r->p);
+    *r = (room){p, bytes};
+    return true;
+}
+
 static dnnl_status_t execute(const dnnl_product *g, const entry *e, void *a, void *b, void *c, int worker)
 {
     const worker_args *w = &e->workers[worker];
+    const bool scratch = e->scratch_bytes > 0;
+    if (!make_room(g, worker, e->scratch_bytes))
+        return dnnl_out_of_memory;
+    if (scratch)
+        dnnl->memory_set_data_handle(w->memory[ARG_SCRATCH], g->rooms[worker].p);
     dnnl->memory_set_data_handle(w->memory[ARG_A], a);
     dnnl->memory_set_data_handle(w->memory[ARG_B], b);
     if (e->pack) {
         const dnnl_exec_arg_t args[] = {{DNNL_ARG_FROM, w->memory[ARG_A]},
                                         {DNNL_ARG_TO, w->memory[ARG_B]},
                                         {DNNL_ARG_SCRATCHPAD, w->memory[ARG_SCRATCH]}};
-        return dnnl->primitive_execute(e->primitive, g->streams[worker], w->scratch ? 3 : 2, args);
+        return dnnl->primitive_execute(e->primitive, g->streams[worker], scratch ? 3 : 2, args);
     }
     dnnl->memory_set_data_handle(w->memory[ARG_C], c);
     const dnnl_exec_arg_t args[] = {{DNNL_ARG_SRC, w->memory[ARG_A]},
                                     {DNNL_ARG_WEIGHTS, w->memory[ARG_B]},
                                     {DNNL_ARG_DST, w->memory[ARG_C]},
                                     {DNNL_ARG_SCRATCHPAD, w->memory[ARG_SCRATCH]}};
-    return dnnl->primitive_execute(e->primitive, g->streams[worker], w->scratch ? 4 : 3, args);
+    return dnnl->primitive_execute(e->primitive, g->streams[worker], scratch ? 4 : 3, args);
 }
 
 /* ---- bf16 products ---- */
@@ -563,7 +584,13 @@ static sala_status dnnl_prepare(sala_product *base, const sala_product_shape *s,
         return fail_dnnl(err, st, s);
     if (!grad && !grow_scratch(g, s->n))
         return sala_fail_memory(err,
-                                (uint64_t)PIECE_SMALL * (uint64_t)s->n * sizeof(float) * (uint64_t)base->n_workers);
+                                (uint64_t)PIECE_LARGE * (uint64_t)s->n * sizeof(float) * (uint64_t)base->n_workers);
+    size_t most = 0;
+    for (e = atomic_load_explicit(&g->entries, memory_order_acquire); e; e = e->next)
+        most = e->scratch_bytes > most ? e->scratch_bytes : most;
+    for (int w = 0; w < base->n_workers; w++)
+        if (!make_room(g, w, most))
+            return sala_fail_memory(err, most);
     return SALA_OK;
 }
 
@@ -686,6 +713,9 @@ static void dnnl_close(sala_product *base)
     for (int w = 0; g->streams && w < base->n_workers; w++)
         if (g->streams[w])
             dnnl->stream_destroy(g->streams[w]);
+    for (int w = 0; g->rooms && w < base->n_workers; w++)
+        free(g->rooms[w].p);
+    free(g->rooms);
     free(g->streams);
     if (g->engine)
         dnnl->engine_destroy(g->engine);
@@ -697,6 +727,11 @@ static void dnnl_close(sala_product *base)
 }
 
 static const sala_product_ops dnnl_ops = {dnnl_close, dnnl_prepare, dnnl_pack_bytes, dnnl_pack, dnnl_run};
+
+size_t sala_product_dnnl_bytes(sala_precision p, int n_workers, int64_t widest)
+{
+    return p == SALA_PRECISION_BF16 ? aside_bytes(widest) * (size_t)n_workers : 0;
+}
 
 /* Whether the CPU multiplies bf16 itself. The library would emulate it otherwise, more slowly than f32. */
 static bool has_bf16(void)
@@ -724,7 +759,8 @@ sala_status sala_product_open_dnnl(sala_product **out, const sala_product_params
     dnnl_status_t st = dnnl->engine_create(&g->engine, dnnl_cpu, 0);
     const int rc = sala_turn_open(&g->lock);
     g->streams = calloc((size_t)p->n_workers, sizeof *g->streams);
-    if (st == dnnl_success && (rc || !g->streams))
+    g->rooms = calloc((size_t)p->n_workers, sizeof *g->rooms);
+    if (st == dnnl_success && (rc || !g->streams || !g->rooms))
         st = dnnl_out_of_memory;
     for (int w = 0; w < p->n_workers && st == dnnl_success; w++)
         st = dnnl->stream_create(&g->streams[w], g->engine, dnnl_stream_default_flags);

@@ -21,8 +21,10 @@ struct sala_product {
     char describe[256];
 };
 
+size_t sala_product_plain_bytes(int n_workers);
 sala_status sala_product_open_plain(sala_product **out, const sala_product_params *p, sala_error *err);
 #ifdef SALA_HAVE_DNNL
+size_t sala_product_dnnl_bytes(sala_precision p, int n_workers, int64_t widest); /* at most, beside the plain ones */
 /* SALA_E_UNSUPPORTED where the library cannot do what `p` asks for on this CPU. */
 sala_status sala_product_open_dnnl(sala_product **out, const sala_product_params *p, sala_error *err);
 #endif

@@ -135,6 +135,11 @@ static void plain_run(const sala_product *g, const sala_product_shape *shape, sa
 
 static const sala_product_ops plain_ops = {plain_close, plain_prepare, plain_pack_bytes, plain_pack, plain_run};
 
+size_t sala_product_plain_bytes(int n_workers)
+{
+    return (size_t)n_workers * sizeof(plain_scratch);
+}
+
 sala_status sala_product_open_plain(sala_product **out, const sala_product_params *params, sala_error *err)
 {
     const bool bf16 = params->precision == SALA_PRECISION_BF16;
@@ -146,7 +151,7 @@ sala_status sala_product_open_plain(sala_product **out, const sala_product_param
         return sala_fail(err, SALA_E_INVALID, "kernel family \"%s\" is unknown or this CPU cannot run it",
                          params->kernels ? params->kernels : "auto");
     }
-    p->scratch_bytes = (size_t)params->n_workers * sizeof *p->scratch;
+    p->scratch_bytes = sala_product_plain_bytes(params->n_workers);
     p->scratch = sala_os_pages_alloc(p->scratch_bytes);
     if (!p->scratch) {
         const size_t bytes = p->scratch_bytes;

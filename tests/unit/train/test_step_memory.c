@@ -2,6 +2,7 @@
  * by here (cmake/tests.cmake), those of libraries excepted. */
 #include "unit/train/tiny_run.h"
 
+#include <math.h>
 #include <stdatomic.h>
 
 enum { N_VOCAB = 96, SEQ = 200 };
@@ -16,11 +17,14 @@ static const tiny_model models[] = {
 };
 
 static atomic_int watched, taken;
+static atomic_ullong bytes_taken;
 
-static void note(void)
+static void note(size_t bytes)
 {
-    if (atomic_load(&watched))
+    if (atomic_load(&watched)) {
         atomic_fetch_add(&taken, 1);
+        atomic_fetch_add(&bytes_taken, bytes);
+    }
 }
 
 void *__real_malloc(size_t n);
@@ -36,31 +40,31 @@ void *__wrap_sala_os_pages_alloc(size_t n);
 
 void *__wrap_malloc(size_t n)
 {
-    note();
+    note(n);
     return __real_malloc(n);
 }
 
 void *__wrap_calloc(size_t n, size_t size)
 {
-    note();
+    note(n * size);
     return __real_calloc(n, size);
 }
 
 void *__wrap_realloc(void *p, size_t n)
 {
-    note();
+    note(n);
     return __real_realloc(p, n);
 }
 
 void *__wrap_aligned_alloc(size_t align, size_t n)
 {
-    note();
+    note(n);
     return __real_aligned_alloc(align, n);
 }
 
 void *__wrap_sala_os_pages_alloc(size_t n)
 {
-    note();
+    note(n);
     return __real_sala_os_pages_alloc(n);
 }
 
@@ -97,6 +101,38 @@ static void step_in(const tiny_model *m, sala_precision precision, const char *r
     tiny_run_close(&r);
 }
 
+/* What opening a trainer takes is what the plan says, but for what is small whatever the model: lists of tasks,
+ * handles, primitives. */
+static void the_plan_counts_what_is_taken(void **state)
+{
+    (void)state;
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        for (size_t i = 0; i < SALA_ARRAY_LEN(models); i++) {
+            tiny_model m = models[i];
+            tiny_run r;
+            m.n_embd = 192;
+            m.n_ff = 512;
+            tiny_run_open(&r, &m, 4096, 1);
+            r.run.precision = bf16 ? SALA_PRECISION_BF16 : SALA_PRECISION_F32;
+            atomic_store(&bytes_taken, 0);
+            sala_error err;
+            assert_int_equal(sala_params_plan(&r.params, &r.run, &err), SALA_OK);
+            assert_int_equal(sala_train_plan_make(&r.plan, &r.run, &r.params, 0, 3, 1, &err), SALA_OK);
+            assert_int_equal(sala_pool_open(&r.pool, 3), 0);
+            atomic_store(&watched, 1);
+            assert_int_equal(sala_trainer_open(&r.trainer, &r.run, &r.params, &r.plan, r.pool, NULL, &err), SALA_OK);
+            atomic_store(&watched, 0);
+            const double got = (double)atomic_load(&bytes_taken), want = (double)(r.plan.total - r.plan.loader);
+            /* How oneDNN lays out weights, and its scratch, are its own. */
+            if (!(fabs(got - want) <= (bf16 ? 0.1 : 0.02) * want))
+                fail_msg("%s, %s: the plan says %.0f bytes, %.0f were taken", m.architecture, bf16 ? "bf16" : "f32",
+                         want, got);
+            tiny_run_stop(&r);
+            tiny_run_close(&r);
+        }
+    }
+}
+
 static void a_step_takes_no_memory(void **state)
 {
     (void)state;
@@ -116,6 +152,7 @@ static void a_step_takes_no_memory(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(a_step_takes_no_memory)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(a_step_takes_no_memory),
+                                       cmocka_unit_test(the_plan_counts_what_is_taken)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
