@@ -1,6 +1,6 @@
 /* The training device: fills backend.h's table and grad.h's over memory of this process. Differences from the CPU
  * backend of inference: weights are f32 masters with a gradient (and bf16 packs), rows of keys and values are attended
- * where they lie (no blocks), attention keeps its log-sum, and large products are oneDNN's. Selection of blocks is the
+ * where they lie (no blocks), attention keeps its log-sum, and bf16 products are oneDNN's. Selection of blocks is the
  * CPU backend's own code over blocks that are filled for one layer at a time, so that training selects what inference
  * selects. */
 #ifndef SALA_GRAD_DEVICE_H

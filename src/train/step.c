@@ -276,15 +276,33 @@ static sala_status check_batch(const sala_trainer *t, const sala_batch *b, sala_
     return SALA_OK;
 }
 
-static void fill_angles(sala_net *net, const sala_attn_seq *seq, int64_t position)
+typedef struct angles {
+    sala_net *net;
+    int64_t first_row, n_rows, position;
+    int list; /* of inv_freq */
+} angles;
+
+enum { ANGLE_ROWS = 64 };
+
+static void angles_task(void *user, int task, int worker)
+{
+    (void)worker;
+    const angles *a = user;
+    const int half = a->net->config->rope.n_rot / 2;
+    const int64_t from = (int64_t)task * ANGLE_ROWS, n = sala_min_i64(ANGLE_ROWS, a->n_rows - from);
+    const int64_t at = (a->first_row + from) * half;
+    sala_rope_rows(a->net->rope_cos + at, a->net->rope_sin + at, a->net->inv_freq[a->list], half,
+                   a->net->rope_factor[a->list], a->position + from, n);
+}
+
+static void fill_angles(sala_pool *pool, sala_net *net, const sala_attn_seq *seq, int64_t position)
 {
     const sala_config *c = net->config;
     if (c->rope.kind == SALA_ROPE_NONE)
         return;
     const int64_t original = c->rope.original_max > 0 ? c->rope.original_max : c->n_ctx_train;
-    const int list = c->n_ctx_train > original, half = c->rope.n_rot / 2;
-    sala_rope_rows(net->rope_cos + seq->first_row * half, net->rope_sin + seq->first_row * half, net->inv_freq[list],
-                   half, net->rope_factor[list], position, seq->n_rows);
+    angles a = {net, seq->first_row, seq->n_rows, position, c->n_ctx_train > original};
+    sala_pool_run(pool, (int)((seq->n_rows + ANGLE_ROWS - 1) / ANGLE_ROWS), angles_task, &a);
 }
 
 /* Documents become sequences. To attention each begins at 0, though a piece of a cut document turns by the angles of
@@ -298,11 +316,11 @@ static sala_pass make_pass(sala_trainer *t, const sala_batch *b)
         *seq = (sala_attn_seq){
             .first_row = b->doc_start[d], .n_rows = n, .sparse_from = dense_len <= 0 || n >= dense_len ? 0 : INT64_MAX};
         const int64_t position = t->run->restart_positions ? 0 : b->doc_position[d];
-        fill_angles(t->net, seq, position);
+        fill_angles(t->pool, t->net, seq, position);
         if (t->net->row_scale)
             sala_query_scales(t->net->row_scale + seq->first_row, t->run->shape.attn_scale_base, position, n);
         if (t->mtp.net)
-            fill_angles(t->mtp.net, seq, position);
+            fill_angles(t->pool, t->mtp.net, seq, position);
     }
     return (sala_pass){t->net, &t->state, t->seqs, b->n_docs, b->n_rows, 0};
 }
