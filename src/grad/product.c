@@ -101,7 +101,7 @@ void sala_product_run(const sala_product *g, const sala_product_shape *shape, sa
 static const struct {
     int64_t m, n, k;
 } peak_shapes[] = {{256, 512, 512}, {256, 1024, 512}, {256, 1024, 1024}};
-enum { PEAK_M = 256, PEAK_N = 1024, PEAK_K = 1024, LEAST_RUNS = 6, MOST_RUNS = 40 };
+enum { PEAK_M = 256, PEAK_N = 1024, PEAK_K = 1024, LEAST_RUNS = 12, MOST_RUNS = 60 };
 
 typedef struct peak_job {
     const sala_product *g;
