@@ -55,9 +55,9 @@ static void test_example(void **state)
     sala_error err = {0};
     if (sala_run_config_load(&c, EXAMPLE, NULL, 0, &err) != SALA_OK)
         fail_msg("%s", err.message);
-    assert_int_equal(c.steps, 300);
-    assert_int_equal(c.warmup, 15);
-    assert_int_equal(c.decay_steps, 60);
+    assert_int_equal(c.steps, 240);
+    assert_int_equal(c.warmup, 12);
+    assert_int_equal(c.decay_steps, 48);
     assert_true(c.mup);
     assert_true(c.lr_end == 0.05 * 0.01);
     assert_int_equal(c.shape.n_layers, 4);
