@@ -40,6 +40,67 @@ static bool is_answer(const json_t *message)
     return strcmp(role_of(message), "assistant") == 0 || strcmp(role_of(message), "model") == 0;
 }
 
+/* ---- renderings ---- */
+
+typedef struct rendering {
+    char *text;
+    size_t bytes;
+    sala_jinja_span *spans;
+    size_t n_spans;
+} rendering;
+
+static void rendering_free(rendering *r)
+{
+    free(r->text);
+    free(r->spans);
+    *r = (rendering){0};
+}
+
+static bool in_input(const rendering *r, size_t at)
+{
+    for (size_t i = 0; i < r->n_spans; i++)
+        if (at >= r->spans[i].begin && at < r->spans[i].end)
+            return r->spans[i].from_input;
+    return false;
+}
+
+/* BOS when it stands in front of the whole without being in its text, or -1. */
+static int32_t lead_of(const sala_tokenizer *t, const int32_t *whole, size_t n_whole)
+{
+    const int32_t bos = sala_tokenizer_bos(t);
+    return sala_tokenizer_adds_bos(t) && bos >= 0 && n_whole && whole[0] == bos ? bos : -1;
+}
+
+/* Tokens of bytes [from, to) of what was rendered, made as sala_chat_encode() makes those of the whole. */
+static sala_status encode_range(const rendering *r, size_t from, size_t to, const sala_tokenizer *t, int32_t lead,
+                                sala_ids *ids, sala_error *err)
+{
+    sala_text_span *parts = malloc((r->n_spans + 1) * sizeof *parts);
+    if (!parts)
+        return sala_fail_memory(err, (r->n_spans + 1) * sizeof *parts);
+    size_t n = 0;
+    for (size_t i = 0; i < r->n_spans && r->spans[i].begin < to; i++) {
+        const size_t begin = r->spans[i].begin > from ? r->spans[i].begin : from;
+        const size_t end = r->spans[i].end < to ? r->spans[i].end : to;
+        if (begin < end)
+            parts[n++] = (sala_text_span){r->text + begin, end - begin, !r->spans[i].from_input};
+    }
+    ids->count = 0;
+    const sala_status status = sala_tokenizer_encode(t, ids, parts, n, false, err);
+    free(parts);
+    if (status == SALA_OK && from == 0 && lead >= 0 && (ids->count == 0 || ids->data[0] != lead)) {
+        int32_t *data = realloc(ids->data, (ids->count + 1) * sizeof *data);
+        if (!data)
+            return sala_fail_memory(err, (ids->count + 1) * sizeof *data);
+        memmove(data + 1, data, ids->count * sizeof *data);
+        data[0] = lead;
+        ids->data = data;
+        ids->count++;
+        ids->cap = ids->count;
+    }
+    return status;
+}
+
 /* ---- by prefixes ---- */
 
 /* A shallow copy of the request with the first n messages. */
@@ -60,24 +121,82 @@ static json_t *request_of(const json_t *request, size_t n, bool generation_promp
     return copy;
 }
 
+/* Looks how many of a conversation's tokens its first messages make. Nothing that stands in front of a control token
+ * changes what stands behind it, so only what follows the last one of the prefix before is made into tokens; a long
+ * conversation would take a time that grows with its square otherwise. That the tokens are those of the whole shows
+ * whether it was right; where it was not, all of the prefix is made into tokens. */
+typedef struct prefixes {
+    const sala_chat *chat;
+    const sala_tokenizer *tokenizer;
+    const json_t *request;
+    const int32_t *whole;
+    size_t n_whole;
+    int32_t lead;
+    sala_ids scratch;
+    rendering last;              /* the prefix before */
+    size_t known_bytes, n_known; /* its text and tokens up to a control token, that included; 0: none */
+} prefixes;
+
+static void prefixes_free(prefixes *p)
+{
+    sala_ids_free(&p->scratch);
+    rendering_free(&p->last);
+}
+
+static bool is_next(const prefixes *p, size_t at)
+{
+    return common(p->scratch.data, p->scratch.count, p->whole + at, p->n_whole - at) == p->scratch.count;
+}
+
+/* Keeps r, of which `n` tokens are those of the whole, for the next prefix. */
+static void keep(prefixes *p, rendering *r, size_t n)
+{
+    rendering_free(&p->last);
+    p->last = *r;
+    *r = (rendering){0};
+    p->known_bytes = p->n_known = 0;
+    while (n && !sala_tokenizer_is_special(p->tokenizer, p->whole[n - 1]))
+        n--;
+    const char *piece;
+    size_t bytes;
+    if (n == 0 || !sala_tokenizer_piece(p->tokenizer, p->whole[n - 1], &piece, &bytes) || bytes == 0)
+        return;
+    for (size_t end = p->last.bytes; end >= bytes; end--)
+        if (memcmp(p->last.text + end - bytes, piece, bytes) == 0 && !in_input(&p->last, end - bytes)) {
+            p->known_bytes = end;
+            p->n_known = n;
+            return;
+        }
+}
+
 /* Number of tokens that the first n messages make, when the whole begins with them; *yes is false when it does not, or
  * when the template does not accept so short a conversation. */
-static sala_status prefix(const sala_chat *c, const sala_tokenizer *t, const json_t *request, size_t n,
-                          bool generation_prompt, const int32_t *whole, size_t n_whole, sala_ids *scratch,
-                          size_t *length, bool *yes, sala_error *err)
+static sala_status prefix(prefixes *p, size_t n, bool generation_prompt, size_t *length, bool *yes, sala_error *err)
 {
+    rendering r = {0};
     *yes = false;
-    json_t *some = request_of(request, n, generation_prompt);
+    json_t *some = request_of(p->request, n, generation_prompt);
     if (!some)
         return sala_fail_memory(err, 4096);
-    scratch->count = 0;
-    const sala_status status = sala_chat_encode(c, t, some, scratch, err);
+    sala_status status = sala_chat_render(p->chat, some, &r.text, &r.bytes, &r.spans, &r.n_spans, err);
     json_decref(some);
-    if (status == SALA_E_MEMORY)
-        return status;
-    *length = scratch->count;
-    *yes = status == SALA_OK && common(scratch->data, scratch->count, whole, n_whole) == scratch->count;
-    return SALA_OK;
+    if (status != SALA_OK)
+        return status == SALA_E_MEMORY ? status : SALA_OK;
+    const size_t from = p->known_bytes;
+    if (from && from <= r.bytes && memcmp(r.text, p->last.text, from) == 0) {
+        status = encode_range(&r, from, r.bytes, p->tokenizer, -1, &p->scratch, err);
+        *length = p->n_known + p->scratch.count;
+        *yes = status == SALA_OK && is_next(p, p->n_known);
+    }
+    if (status == SALA_OK && !*yes) {
+        status = encode_range(&r, 0, r.bytes, p->tokenizer, p->lead, &p->scratch, err);
+        *length = p->scratch.count;
+        *yes = status == SALA_OK && is_next(p, 0);
+    }
+    if (*yes)
+        keep(p, &r, *length);
+    rendering_free(&r);
+    return status;
 }
 
 static sala_status mark_by_prefixes(const sala_chat *c, const sala_tokenizer *t, const json_t *request,
@@ -85,71 +204,27 @@ static sala_status mark_by_prefixes(const sala_chat *c, const sala_tokenizer *t,
 {
     const json_t *messages = json_object_get(request, "messages");
     const size_t n = json_array_size(messages);
-    sala_ids scratch = {0};
+    prefixes p = {c, t, request, whole, n_whole, lead_of(t, whole, n_whole), {0}, {0}, 0, 0};
     sala_status status = SALA_OK;
     *done = true;
     for (size_t i = 0; i < n && *done && status == SALA_OK; i++) {
         if (!is_answer(json_array_get(messages, i)))
             continue;
         size_t begin = 0, end = n_whole;
-        status = prefix(c, t, request, i, true, whole, n_whole, &scratch, &begin, done, err);
+        status = prefix(&p, i, true, &begin, done, err);
         if (status == SALA_OK && *done && i + 1 < n)
-            status = prefix(c, t, request, i + 1, false, whole, n_whole, &scratch, &end, done, err);
+            status = prefix(&p, i + 1, false, &end, done, err);
         if (status != SALA_OK || !*done)
             break;
         *done = begin < end;
         if (*done)
             memset(mask + begin, 1, trimmed_end(t, whole, begin, end) - begin);
     }
-    sala_ids_free(&scratch);
+    prefixes_free(&p);
     return status;
 }
 
 /* ---- by characters ---- */
-
-typedef struct rendering {
-    char *text;
-    size_t bytes;
-    sala_jinja_span *spans;
-    size_t n_spans;
-} rendering;
-
-/* Tokens of the first `bytes` bytes of what was rendered, made as sala_chat_encode() makes those of the whole. */
-static sala_status encode_up_to(const rendering *r, size_t bytes, const sala_tokenizer *t, int32_t lead, sala_ids *ids,
-                                sala_error *err)
-{
-    sala_text_span *parts = malloc((r->n_spans + 1) * sizeof *parts);
-    if (!parts)
-        return sala_fail_memory(err, (r->n_spans + 1) * sizeof *parts);
-    size_t n = 0;
-    for (size_t i = 0; i < r->n_spans && r->spans[i].begin < bytes; i++) {
-        const size_t end = r->spans[i].end < bytes ? r->spans[i].end : bytes;
-        parts[n++] = (sala_text_span){r->text + r->spans[i].begin, end - r->spans[i].begin, !r->spans[i].from_input};
-    }
-    ids->count = 0;
-    const sala_status status = sala_tokenizer_encode(t, ids, parts, n, false, err);
-    free(parts);
-    /* BOS stands in front of the whole, and was not in its text if these tokens lack it. */
-    if (status == SALA_OK && lead >= 0 && (ids->count == 0 || ids->data[0] != lead)) {
-        int32_t *data = realloc(ids->data, (ids->count + 1) * sizeof *data);
-        if (!data)
-            return sala_fail_memory(err, (ids->count + 1) * sizeof *data);
-        memmove(data + 1, data, ids->count * sizeof *data);
-        data[0] = lead;
-        ids->data = data;
-        ids->count++;
-        ids->cap = ids->count;
-    }
-    return status;
-}
-
-static bool in_input(const rendering *r, size_t at)
-{
-    for (size_t i = 0; i < r->n_spans; i++)
-        if (at >= r->spans[i].begin && at < r->spans[i].end)
-            return r->spans[i].from_input;
-    return false;
-}
 
 /* Whether the byte is one that may stand beside a message: the template's, or white space. */
 static bool is_border(const rendering *r, size_t at)
@@ -208,8 +283,7 @@ static bool find_message(const rendering *r, size_t from, const json_t *message,
 static sala_status mark_by_characters(const rendering *r, const sala_tokenizer *t, const json_t *messages,
                                       const int32_t *whole, size_t n_whole, char *mask, sala_error *err)
 {
-    const int32_t bos = sala_tokenizer_bos(t);
-    const int32_t lead = sala_tokenizer_adds_bos(t) && bos >= 0 && n_whole && whole[0] == bos ? bos : -1;
+    const int32_t lead = lead_of(t, whole, n_whole);
     sala_ids some = {0};
     sala_status status = SALA_OK;
     size_t from = 0;
@@ -233,12 +307,12 @@ static sala_status mark_by_characters(const rendering *r, const sala_tokenizer *
         from = end;
         if (!is_answer(message))
             continue;
-        status = encode_up_to(r, begin, t, lead, &some, err);
+        status = encode_range(r, 0, begin, t, lead, &some, err);
         if (status != SALA_OK)
             break;
         /* A token that reaches across the border belongs to the answer. */
         const size_t first = common(some.data, some.count, whole, n_whole);
-        status = encode_up_to(r, end, t, lead, &some, err);
+        status = encode_range(r, 0, end, t, lead, &some, err);
         size_t last = common(some.data, some.count, whole, n_whole);
         last += last < some.count && last < n_whole;
         /* The token that ends the turn, at most one token of white space behind the answer. */
@@ -282,8 +356,7 @@ sala_status sala_chat_answers(const sala_chat *c, const sala_tokenizer *t, const
         status = sala_chat_render(c, request, &r.text, &r.bytes, &r.spans, &r.n_spans, err);
         if (status == SALA_OK)
             status = mark_by_characters(&r, t, messages, ids->data + first, n, mask->data + mask_first, err);
-        free(r.text);
-        free(r.spans);
+        rendering_free(&r);
     }
     if (status == SALA_OK && memchr(mask->data + mask_first, 1, n) == NULL)
         status = sala_fail(err, SALA_E_INVALID, "the chat template writes no token for any answer");

@@ -133,8 +133,11 @@ static sala_status load_manifest(json_t **out, const char *dir, const char *path
             "%s holds no %s: no corpus was packed here, or packing did not come to its end; run 'sala data "
             "pack' (again)",
             dir, SALA_MANIFEST_NAME);
+    if (why == ENOTDIR)
+        return sala_fail(err, SALA_E_INVALID, "%s is a file; a directory is expected that 'sala data pack' has written",
+                         dir);
     if (why)
-        return sala_fail_errno(err, why, "%s", why == ENOENT || why == ENOTDIR ? dir : path);
+        return sala_fail_errno(err, why, "%s", why == ENOENT ? dir : path);
     json_error_t where;
     json_t *root = sala_json_loadb((const char *)text, bytes, 0, &where);
     free(text);
