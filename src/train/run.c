@@ -61,9 +61,10 @@ typedef struct run {
     sala_loader *loader;
 
     int64_t step, last_save, rewinds;
-    bool waits;     /* lines of metrics, because the disk is full */
-    double pace;    /* seconds a step, smoothed; 0: unknown */
-    int stopped_by; /* a signal, agreed on by all ranks */
+    bool told_model; /* what the plan says of it */
+    bool waits;      /* lines of metrics, because the disk is full */
+    double pace;     /* seconds a step, smoothed; 0: unknown */
+    int stopped_by;  /* a signal, agreed on by all ranks */
 } run;
 
 SALA_PRINTF(2, 3)
@@ -116,7 +117,7 @@ static sala_status pack_text(run *r, const char *path, const char *dir, sala_err
                                 .chat = r->vocabulary.chat,
                                 .add_eos = true,
                                 .split_bytes = SPLIT_BYTES,
-                                .validation = VALIDATION_SHARE,
+                                .validation = r->c.validation ? VALIDATION_SHARE : 0,
                                 .seed = r->c.seed,
                                 .n_threads = sala_pool_size(r->pool),
                                 .tokenizer_hint = r->c.model_from ? r->c.model_from : r->c.tokenizer,
@@ -368,9 +369,12 @@ static void print_plan(run *r)
         const size_t n = strcspn(p, "\n");
         const bool more = p[n] != 0;
         p[n] = 0;
-        say(r, "%s", p);
+        /* Of further stages only what is another. */
+        if (!r->told_model || (strncmp(p, "model ", 6) != 0 && strncmp(p, "precision ", 10) != 0))
+            say(r, "%s", p);
         p += n + more;
     }
+    r->told_model = true;
     sala_buf_free(&text);
 }
 
@@ -1002,12 +1006,23 @@ static sala_status check_source(run *r, const char *path, sala_error *err)
     return SALA_OK;
 }
 
+static bool named_before(const run *r, int stage, int source)
+{
+    const char *path = r->c.stages[stage].sources[source].path;
+    for (int i = 0; i <= stage; i++)
+        for (int k = 0; k < (i < stage ? r->c.stages[i].n_sources : source); k++)
+            if (strcmp(r->c.stages[i].sources[k].path, path) == 0)
+                return true;
+    return false;
+}
+
 static sala_status dry_run(run *r, sala_error *err)
 {
     SALA_TRY(sala_vocabulary_open(&r->vocabulary, r->c.model_from ? r->c.model_from : r->c.tokenizer, err));
     for (int i = 0; i < r->c.n_stages; i++)
         for (int k = 0; k < r->c.stages[i].n_sources; k++)
-            SALA_TRY(check_source(r, r->c.stages[i].sources[k].path, err));
+            if (!named_before(r, i, k))
+                SALA_TRY(check_source(r, r->c.stages[i].sources[k].path, err));
     for (int i = 0; i < r->c.n_stages; i++) {
         const sala_status st = plan_stage(r, i, err);
         if (st == SALA_OK)

@@ -2,6 +2,7 @@
 #include "train/run_config.h"
 #include "train/yaml_tree.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,6 +11,7 @@
 #include <cmocka.h>
 
 #define EXAMPLE SALA_TEST_DIR "/../examples/train/tiny.yaml"
+#define DENSE SALA_TEST_DIR "/../examples/train/dense.yaml"
 
 static const char small[] = "model:\n"
                             "  tokenizer: bytes\n"
@@ -71,6 +73,52 @@ static void test_example(void **state)
     sala_run_config_free(&c);
 }
 
+static void test_dense_example(void **state)
+{
+    (void)state;
+    sala_run_config c;
+    sala_error err = {0};
+    if (sala_run_config_load(&c, DENSE, NULL, 0, &err) != SALA_OK)
+        fail_msg("%s", err.message);
+    assert_int_equal(c.steps, 1000);
+    assert_int_equal(c.n_stages, 2);
+    assert_false(c.mup);
+    assert_true(sala_run_lr(&c, 25) == 0.003 * 25 / 50);
+    assert_true(sala_run_lr(&c, 800) == 0.003);
+    assert_true(sala_run_lr(&c, 900) > 0.0016 && sala_run_lr(&c, 900) < 0.0017);
+    assert_true(fabs(sala_run_lr(&c, 1000) - 0.0003) < 1e-12);
+    sala_run_config_free(&c);
+}
+
+/* What auto came to in a save is taken by a run that says auto, and compared with one that does not. */
+static void test_adopting(void **state)
+{
+    (void)state;
+    sala_run_config c;
+    sala_buf text = {0};
+    const char *const sets[] = {"compute.precision=bf16", "compute.rows_per_pass=512",
+                                "compute.recompute='feed:2,layer:1'"};
+    good(&c, small, sets, 3);
+    assert_int_equal(sala_run_config_text(&text, &c, true), SALA_OK);
+    assert_non_null(strstr(text.data, "compute.recompute: \"feed:2,layer:1\"\n"));
+    sala_run_config_free(&c);
+    good(&c, small, sets, 1);
+    assert_int_equal(sala_run_config_adopt(&c, text.data, NULL), SALA_OK);
+    assert_int_equal(c.rows_per_pass, 512);
+    assert_string_equal(c.recompute, "feed:2,layer:1");
+    sala_run_config_free(&c);
+    const char *const f32[] = {"compute.precision=f32", "compute.recompute=layer", "compute.rows_per_pass=64"};
+    good(&c, small, f32, 3);
+    assert_int_equal(sala_run_config_adopt(&c, text.data, NULL), SALA_OK);
+    assert_int_equal(c.rows_per_pass, 64);
+    assert_string_equal(c.recompute, "layer");
+    sala_buf_clear(&text);
+    assert_int_equal(sala_run_config_text(&text, &c, true), SALA_OK);
+    assert_null(strstr(text.data, "recompute")); /* f32 has the same bits */
+    sala_run_config_free(&c);
+    sala_buf_free(&text);
+}
+
 static void test_text_is_read_again(void **state)
 {
     (void)state;
@@ -122,6 +170,7 @@ static void test_errors(void **state)
     refused(small, "model.mixers=[sparse]", "model.sparse does not say how");
     refused(small, "model.mup=true", "no place for its multipliers");
     refused(small, "model.vocab=257", "at least 258");
+    refused(small, "model.heads=5", "model.hidden is 64, which 5 heads do not share evenly");
     refused(small, "model.kv_heads=3", "model: 2 attention heads can not share 3");
     refused(small, "schedule.decay.shape=half-life", "the shape half-life needs it");
     refused(small, "data.stages=[]", "at least one stage");
@@ -208,9 +257,10 @@ static void test_corpus_stands_for_path(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_example),  cmocka_unit_test(test_text_is_read_again),
-        cmocka_unit_test(test_errors),   cmocka_unit_test(test_steps),
-        cmocka_unit_test(test_going_on), cmocka_unit_test(test_corpus_stands_for_path),
+        cmocka_unit_test(test_dense_example), cmocka_unit_test(test_adopting),
+        cmocka_unit_test(test_example),       cmocka_unit_test(test_text_is_read_again),
+        cmocka_unit_test(test_errors),        cmocka_unit_test(test_steps),
+        cmocka_unit_test(test_going_on),      cmocka_unit_test(test_corpus_stands_for_path),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
