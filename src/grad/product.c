@@ -1,4 +1,5 @@
 /* Dense products: which implementation, and how fast it is. */
+#include "grad/dnnl_library.h"
 #include "grad/product_impl.h"
 
 #include <stdio.h>
@@ -50,6 +51,15 @@ size_t sala_product_scratch_bytes(sala_precision p, int n_workers, int64_t wides
     (void)widest;
 #endif
     return bytes;
+}
+
+bool sala_product_bf16_is_fast(void)
+{
+#ifdef SALA_HAVE_DNNL
+    return (sala_os_cpu_features() & SALA_CPU_AVX512_BF16) && sala_dnnl_library(NULL);
+#else
+    return false;
+#endif
 }
 
 void sala_product_close(sala_product *g)

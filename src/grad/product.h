@@ -50,6 +50,9 @@ void sala_product_close(sala_product *g); /* NULL is fine */
 const char *sala_product_describe(const sala_product *g);
 bool sala_product_is_plain(const sala_product *g);
 sala_precision sala_product_precision(const sala_product *g);
+/* Whether products of bf16 runs are faster here than those of f32 runs: the CPU multiplies bf16, and oneDNN is there to
+ * use it. Elsewhere bf16 is emulated. Loads the library. */
+bool sala_product_bf16_is_fast(void);
 /* Announces a shape, with the most rows of tokens that a call will have, so that calls within it create nothing. */
 sala_status sala_product_prepare(sala_product *g, const sala_product_shape *shape, sala_error *err);
 

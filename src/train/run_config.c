@@ -359,7 +359,7 @@ static sala_status set_value(const loading *l, sala_yaml *n, const key_row *k, c
             return set_text(l, (char **)(void *)field, text);
         if (k->kind == PRECISION) {
             l->c->precision_auto = i == 0;
-            const bool half = i == 0 ? sala_os_cpu_features() & SALA_CPU_AVX512_BF16 : i == 2;
+            const bool half = i == 0 ? sala_product_bf16_is_fast() : i == 2;
             l->c->precision = half ? SALA_PRECISION_BF16 : SALA_PRECISION_F32;
             return SALA_OK;
         }
