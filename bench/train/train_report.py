@@ -34,7 +34,8 @@ def bar(good, text):
 
 
 def work_name(r):
-    return "%s, %d x %d, %s" % (r["model"], r["batch"], r["seq_len"], r["precision"])
+    model = "hybrid, sparse" if r["model"] == "sparse" else r["model"]
+    return "%s, %d x %d, %s" % (model, r["batch"], r["seq_len"], r["precision"])
 
 
 def step_table(report):
@@ -48,12 +49,12 @@ def step_table(report):
         cells.append([work_name(r), "%.0f" % ours["median"], "%.0f" % theirs["median"],
                       bar(r["ratio"] >= SPEED_BARS[r["seq_len"]], "%.2f" % r["ratio"]), share,
                       "%.2f" % (ours["peak_rss_bytes"] / GIB), "%.2f" % (theirs["peak_rss_bytes"] / GIB),
-                      bar(r["memory_ratio"] <= MEMORY_BAR, "%.2f" % r["memory_ratio"]), "%.1e" % r["loss_difference"]])
+                      bar(r["memory_ratio"] <= MEMORY_BAR, "%.2f" % r["memory_ratio"]), "-" if r["loss_difference"] is None else "%.1e" % r["loss_difference"]])
     return markdown(cells)
 
 
 def long_table(report):
-    cells = [["hybrid, tokens in a sequence", "tokens/s", "µs a token", "of the shortest", "GiB"]]
+    cells = [["hybrid with sparse layers, tokens", "tokens/s", "µs a token", "of the shortest", "GiB"]]
     for r in report["long"]:
         cells.append(["%d, %s" % (r["tokens"], r["precision"]), "%.0f" % r["median"], "%.0f" % (1e6 * r["cost"]),
                       bar(r["against_shortest"] <= FLAT_BAR, "%.2f" % r["against_shortest"]),
