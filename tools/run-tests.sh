@@ -40,6 +40,7 @@ sources() {
     step "layout: clang-format" tools/check-format.sh
     step "headers compile on their own" tools/check-headers.sh
     step "figures next to llama.cpp are those of their report" bench/peers/report.py --check
+    step "figures next to PyTorch are those of their report" bench/train/train_report.py --check
 }
 
 release() {

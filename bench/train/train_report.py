@@ -43,7 +43,7 @@ def step_table(report):
               "losses differ by"]]
     for r in report["rows"]:
         ours, theirs = r["engines"]["sala"], r["engines"]["torch"]
-        share = "%.0f %%" % (100 * ours["share_of_peak"])
+        share = "%.1f %%" % (100 * ours["share_of_peak"])
         if r["seq_len"] == SHARE_AT:
             share = bar(ours["share_of_peak"] >= SHARE_BAR, share)
         cells.append([work_name(r), "%.0f" % ours["median"], "%.0f" % theirs["median"],
@@ -63,7 +63,7 @@ def long_table(report):
 
 
 def as_text(report):
-    who = {"sala": "oneDNN in sala", "torch": "PyTorch"}
+    who = {"sala": "products of sala", "torch": "PyTorch"}
     peaks = ["%s %.0f GFLOP/s (%s)" % (precision, max(by.values()) / 1e9, who[max(by, key=by.get)])
              for precision, by in report["product_peak"].items() if by]
     parts = ["%s, %s: median of %d steps%s%s; peak of products: %s. Bars: %s times PyTorch, %.0f %% of the peak at %d, "
