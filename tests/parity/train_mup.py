@@ -5,6 +5,9 @@ are run by PyTorch over the same tokens, and the mean magnitude of every mixer's
 logits is fitted by a power of the width. With muP no exponent may be above LIMIT. The same models without muP are the control: there
 something has to grow, or the check would not show anything.
 
+The rate is one at which ten steps without a warm-up change the weights by less than they are; at 0.01 the last feed-forward part
+grows with an exponent of 0.3.
+
 Exponents below 0 are printed, not judged: initial values and rates of the embedding shrink with the width too, as MiniCPM's table
 has it for every matrix.
 """
@@ -42,7 +45,7 @@ data:
   mask_documents: false
   validation: {path: null}
   stages: [{steps: 10, seq_len: 128, batch: 8, sources: [{path: shards}]}]
-optimizer: {lr: 0.01}
+optimizer: {lr: 0.004}
 schedule: {kind: constant, warmup: 0}
 guards: {spike_z: 0, rewind: false}
 compute: {precision: f32}
