@@ -87,8 +87,7 @@ mount -t tmpfs -o size=8m tmpfs disk || exit 77
 cat /dev/zero >disk/filler 2>/dev/null
 "$SALA" train run.yaml --out disk/run --steps 800 >disk_out 2>disk_err &
 pid=$!
-for _ in $(seq 400); do grep -q "could not be saved" disk_err && break; sleep 0.01; done
-sleep 0.1
+for _ in $(seq 3000); do grep -q "wait in memory" disk_err && break; sleep 0.02; done
 rm disk/filler
 wait $pid
 echo $? >disk_rc
