@@ -410,7 +410,9 @@ static void back_chunk(chunk *c, const sala_back_shape *s, const sala_back_space
     const int64_t size = a->selection->block_size;
     for (int64_t block = 0; block < c->n_blocks; block++) {
         const int n_members = chunk_members(c, block);
-        const int64_t end = sala_min_i64((block + 1) * size, c->seq->n_rows);
+        /* A large block may end behind the last row of the chunk; what is there nobody sees, and it is another span's.
+         */
+        const int64_t end = sala_min_i64((block + 1) * size, c->row0 + c->n_rows);
         for (int64_t j0 = block * size; n_members && j0 < end; j0 += TILE) {
             const int n = (int)sala_min_i64(TILE, end - j0);
             const int64_t from = (c->seq->first_row + j0) * b->kv_stride + (int64_t)c->kv_head * e;
