@@ -75,7 +75,7 @@ static sala_status run_slice(sala_net *net, sala_timeline *const *timelines, con
     be->ops->rms_norm(be, b->normed, b->h, net->layers[0].attn_norm, s->n_rows, c->n_embd, (float)c->rms_eps);
     const sala_state_layout *state = &timelines[s->rows[s->order[0]].session]->state.layout;
     for (int l = 0; l < c->n_layers; l++) {
-        const sala_mixer_call call = {net, l, b, s->seqs, s->n_seqs, s->n_rows, state, false};
+        const sala_mixer_call call = {net, l, b, s->seqs, s->n_seqs, s->n_rows, state, false, false};
         sala_layer_mix(&call, NULL, b->h, b->h);
         sala_layer_feed(net, l, b, NULL, b->h, b->h, s->n_rows);
     }

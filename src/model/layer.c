@@ -47,8 +47,9 @@ static void keep_mixer(const sala_mixer_call *call, const sala_layer_tape *tape)
     keep(net, tape->q, b->q, q);
     keep(net, tape->k, b->k, kv);
     keep(net, tape->v, b->v, kv);
-    keep(net, tape->core, b->core, q);
     keep(net, tape->mix_gate, b->mix_gate, q);
+    if (!call->mixed)
+        keep(net, tape->core, b->core, q);
 }
 
 void sala_layer_mix(const sala_mixer_call *call, const sala_layer_tape *tape, const sala_act *h_in, sala_act *h_mid)
@@ -68,6 +69,8 @@ void sala_layer_mix(const sala_mixer_call *call, const sala_layer_tape *tape, co
     sala_mixer_get(c->mixers[call->layer])->run(call);
     if (tape && tape->half)
         keep_mixer(call, tape);
+    if (call->mixed)
+        return;
     be->ops->add_norm(be, in_place ? b->normed : NULL, h_mid, h_in, b->out, r, w->ffn_norm, call->n_rows, c->n_embd,
                       eps);
 }

@@ -15,6 +15,7 @@ typedef struct sala_layer_tape {
     void *q_raw, *k_raw; /* h; projections before q/k norm; NULL in layers without it */
     void *q, *k, *v;     /* h; as attended; q and k NULL where q_raw and k_raw are there */
     void *core;          /* h; output of attention, before norm and gate */
+    bool mixed;          /* h_mid and core are kept even where the mixer runs again */
     void *mix_gate;      /* h; pre-activation */
     sala_act *lse;       /* [heads][rows] */
     sala_act *states;    /* lightning: one in `states_every` chunks */

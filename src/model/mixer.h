@@ -18,6 +18,7 @@ typedef struct sala_mixer_call {
     int64_t n_rows;
     const sala_state_layout *state;
     bool again; /* a forward pass that was made before: b->selection holds the blocks already */
+    bool mixed; /* and what came of it is kept: only the core's inputs and the gate are wanted */
 } sala_mixer_call;
 
 typedef struct sala_mixer {

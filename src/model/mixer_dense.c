@@ -107,6 +107,8 @@ void sala_softmax_finish(const sala_mixer_call *call, const sala_selection *sele
     const sala_config *c = net->config;
     const sala_layer *w = &net->layers[call->layer];
     const sala_layer_buffers *b = call->b;
+    if (call->mixed)
+        return;
     const sala_attn_args attn = attention_args(call, selection);
     be->ops->attention(be, &attn);
     if (w->mix_gate)

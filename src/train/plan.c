@@ -113,8 +113,10 @@ static void count_layer(cost *sum, const sala_config *c, int layer, double keys,
     sum->step += 3 * f.linear + (lightning ? 3.0 : 3.5) * f.attention;
     if (how != SALA_RECOMPUTE_NONE)
         sum->again += gate_up;
-    if (how == SALA_RECOMPUTE_LAYER)
+    if (how == SALA_RECOMPUTE_LAYER || (how == SALA_RECOMPUTE_MIXER && lightning))
         sum->again += f.linear - gate_up - down + f.attention;
+    else if (how == SALA_RECOMPUTE_MIXER) /* all but attention and its output projection */
+        sum->again += f.linear - gate_up - down - 2.0 * c->n_embd * c->n_heads * c->head_dim;
 }
 
 /* A token of sequences of one document each: it sees half of them, on average. */
@@ -172,7 +174,7 @@ static void give_up(sala_train_plan *p, sala_recompute how, const sala_run_confi
     }
 }
 
-/* "feed:3,layer:1": of the last so many layers. */
+/* "feed:3,mixer:2,layer:1": of the last so many layers. */
 static int of_last(const char *words, const char *name, int n_layers)
 {
     const char *p = strstr(words, name);
@@ -189,15 +191,18 @@ static bool choose_layers(sala_train_plan *p, const sala_run_config *run, const 
     if (run->recompute && strcmp(run->recompute, "auto") != 0) {
         const int feed = of_last(run->recompute, "feed", p->n_layers);
         const int layer = of_last(run->recompute, "layer", p->n_layers);
+        const int mixer = of_last(run->recompute, "mixer", p->n_layers);
         for (int i = 0; i < p->n_layers; i++) /* from the last */
-            p->layers[p->n_layers - 1 - i] = i < layer  ? SALA_RECOMPUTE_LAYER
-                                             : i < feed ? SALA_RECOMPUTE_FEED
-                                                        : SALA_RECOMPUTE_NONE;
+            p->layers[p->n_layers - 1 - i] = i < layer   ? SALA_RECOMPUTE_LAYER
+                                             : i < mixer ? SALA_RECOMPUTE_MIXER
+                                             : i < feed  ? SALA_RECOMPUTE_FEED
+                                                         : SALA_RECOMPUTE_NONE;
         count_bytes(p, run, params);
         return fits(p);
     }
     count_bytes(p, run, params);
     give_up(p, SALA_RECOMPUTE_FEED, run, params);
+    give_up(p, SALA_RECOMPUTE_MIXER, run, params);
     give_up(p, SALA_RECOMPUTE_LAYER, run, params);
     return fits(p);
 }
@@ -303,20 +308,28 @@ void sala_train_plan_print(sala_buf *out, const sala_train_plan *p, const sala_r
             sala_buf_printf(out, "; %.*f MFLOP a token", p->flops_per_token < 9.95e6, p->flops_per_token / 1e6);
         sala_buf_add_char(out, '\n');
     }
-    int feed = 0, layer = 0;
-    for (int l = 0; l < p->n_layers; l++) {
-        feed += p->layers[l] == SALA_RECOMPUTE_FEED;
-        layer += p->layers[l] == SALA_RECOMPUTE_LAYER;
-    }
+    int n_again[SALA_RECOMPUTE_LAYER + 1] = {0};
+    for (int l = 0; l < p->n_layers; l++)
+        n_again[p->layers[l]]++;
     sala_buf_printf(out, "memory     values %s MiB", mib(number, p->values));
     sala_buf_printf(out, ", gradients %s", mib(number, p->grads));
     sala_buf_printf(out, ", moments %s", mib(number, p->moments));
     if (p->packs)
         sala_buf_printf(out, ", packs %s", mib(number, p->packs));
     sala_buf_printf(out, ", tape %s", mib(number, p->tape));
-    if (feed || layer)
-        sala_buf_printf(out, " (made again: feed-forward part of %d layers, all of %d; %.1f %% more work)", feed, layer,
-                        100 * p->recompute_share);
+    if (n_again[SALA_RECOMPUTE_NONE] < p->n_layers) {
+        static const char *const parts[] = {[SALA_RECOMPUTE_FEED] = "feed-forward part",
+                                            [SALA_RECOMPUTE_MIXER] = "all but attention",
+                                            [SALA_RECOMPUTE_LAYER] = "all"};
+        const char *before = " (made again: ";
+        for (int how = SALA_RECOMPUTE_FEED; how <= SALA_RECOMPUTE_LAYER; how++) {
+            if (n_again[how] == 0)
+                continue;
+            sala_buf_printf(out, "%s%s of %d layers", before, parts[how], n_again[how]);
+            before = ", ";
+        }
+        sala_buf_printf(out, "; %.1f %% more work)", 100 * p->recompute_share);
+    }
     sala_buf_printf(out, ", scratch %s, data %s\n           = ", mib(scratch, p->layer_scratch + p->device_scratch),
                     mib(data, p->loader));
     char total[32], limit[32];

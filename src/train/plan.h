@@ -11,7 +11,10 @@ enum { SALA_PASS_ROWS = 2048 };
 typedef enum sala_recompute {
     SALA_RECOMPUTE_NONE,
     SALA_RECOMPUTE_FEED,  /* gate and up are made again, tile by tile */
-    SALA_RECOMPUTE_LAYER, /* only h_in, log-sums and selections are kept; the mixer runs again */
+    SALA_RECOMPUTE_MIXER, /* h_in, log-sums, selections and what came of softmax attention are kept: its inputs are made
+                           * again, but not attention itself, whose cost grows with the sequence; other mixers run again
+                           */
+    SALA_RECOMPUTE_LAYER, /* only h_in, log-sums and selections are kept; every mixer runs again */
 } sala_recompute;
 
 typedef struct sala_train_plan {
@@ -29,8 +32,8 @@ typedef struct sala_train_plan {
     double flops_per_token, recompute_share; /* extra work for recomputation, share of a step */
 } sala_train_plan;
 
-/* Chooses rows and recomputation so that total <= limit: none, then feed, then layer, from the last layer to the first
- * (what is made again there is still warm). A pass has at least one sequence, whatever rows_per_pass says.
+/* Chooses rows and recomputation so that total <= limit: none, then feed, mixer and layer, from the last layer to the
+ * first (what is made again there is still warm). A pass has at least one sequence, whatever rows_per_pass says.
  * SALA_E_MEMORY says the least that is needed. */
 sala_status sala_train_plan_make(sala_train_plan *out, const sala_run_config *run, const sala_params *params,
                                  uint64_t limit, int n_threads, int n_ranks, sala_error *err);

@@ -297,36 +297,46 @@ static sala_status most_of(run *r, int64_t *x, sala_error *err)
     return st;
 }
 
-/* Plans every stage with what the config says now: the most layers of a stage that are made again, in part and whole.
- */
-static sala_status try_plans(run *r, int64_t *feed, int64_t *layer, sala_error *err)
+/* Layers of a stage for which so much or more is made again, the most of all stages. */
+typedef struct again {
+    int64_t feed, mixer, layer;
+} again;
+
+/* Plans every stage with what the config says now. */
+static sala_status try_plans(run *r, again *most, sala_error *err)
 {
     sala_status st = SALA_OK;
-    *feed = *layer = 0;
+    *most = (again){0};
     for (int i = 0; i < r->c.n_stages && st == SALA_OK; i++) {
         st = plan_stage(r, i, err);
-        int64_t feeds = 0, layers = 0;
+        again n = {0};
         for (int l = 0; l < r->plan.n_layers && st == SALA_OK; l++) {
-            feeds += r->plan.layers[l] != SALA_RECOMPUTE_NONE;
-            layers += r->plan.layers[l] == SALA_RECOMPUTE_LAYER;
+            n.feed += r->plan.layers[l] >= SALA_RECOMPUTE_FEED;
+            n.mixer += r->plan.layers[l] >= SALA_RECOMPUTE_MIXER;
+            n.layer += r->plan.layers[l] >= SALA_RECOMPUTE_LAYER;
         }
-        *feed = sala_max_i64(*feed, feeds);
-        *layer = sala_max_i64(*layer, layers);
+        most->feed = sala_max_i64(most->feed, n.feed);
+        most->mixer = sala_max_i64(most->mixer, n.mixer);
+        most->layer = sala_max_i64(most->layer, n.layer);
         close_stage(r);
     }
     return st;
 }
 
-static sala_status set_recompute(run *r, int64_t feed, int64_t layer, sala_error *err)
+static sala_status set_recompute(run *r, const again *n, sala_error *err)
 {
     const int64_t all = r->c.shape.n_layers + (r->c.mtp_depth > 0);
     sala_buf b = {0};
-    if (layer == all || feed == 0)
-        sala_buf_add_str(&b, layer ? "layer" : "none");
-    else if (feed == all && layer == 0)
+    if (n->feed == 0)
+        sala_buf_add_str(&b, "none");
+    else if (n->layer == all)
+        sala_buf_add_str(&b, "layer");
+    else if (n->mixer == all && n->layer == 0)
+        sala_buf_add_str(&b, "mixer");
+    else if (n->feed == all && n->mixer == 0)
         sala_buf_add_str(&b, "feed");
     else
-        sala_buf_printf(&b, "feed:%" PRId64 ",layer:%" PRId64, feed, layer);
+        sala_buf_printf(&b, "feed:%" PRId64 ",mixer:%" PRId64 ",layer:%" PRId64, n->feed, n->mixer, n->layer);
     free(r->c.recompute);
     r->c.recompute = sala_buf_take(&b, NULL);
     return r->c.recompute ? SALA_OK : sala_fail_memory(err, 64);
@@ -337,14 +347,15 @@ static sala_status set_recompute(run *r, int64_t feed, int64_t layer, sala_error
 static sala_status settle(run *r, sala_error *err)
 {
     const bool free_rows = r->c.rows_per_pass == 0;
-    int64_t feed = 0, layer = 0, shortest = INT64_MAX;
+    int64_t shortest = INT64_MAX;
+    again n = {0};
     for (int i = 0; i < r->c.n_stages; i++)
         shortest = sala_min_i64(shortest, r->c.stages[i].seq_len);
     for (int turn = 0;; turn++) {
         if (free_rows)
             r->c.rows_per_pass = turn == 0 ? SALA_PASS_ROWS : sala_min_i64(shortest, SALA_PASS_ROWS);
         sala_error why = {0};
-        const sala_status st = try_plans(r, &feed, &layer, &why);
+        const sala_status st = try_plans(r, &n, &why);
         int64_t too_much = st == SALA_E_MEMORY;
         SALA_TRY(most_of(r, &too_much, err));
         if (too_much && free_rows && turn == 0)
@@ -356,9 +367,10 @@ static sala_status settle(run *r, sala_error *err)
     }
     if (r->c.precision == SALA_PRECISION_F32 || strcmp(r->c.recompute, "auto") != 0)
         return SALA_OK;
-    SALA_TRY(most_of(r, &feed, err));
-    SALA_TRY(most_of(r, &layer, err));
-    return set_recompute(r, feed, layer, err);
+    SALA_TRY(most_of(r, &n.feed, err));
+    SALA_TRY(most_of(r, &n.mixer, err));
+    SALA_TRY(most_of(r, &n.layer, err));
+    return set_recompute(r, &n, err);
 }
 
 static void print_plan(run *r)

@@ -26,7 +26,7 @@ typedef enum key_kind {
     PICK,      /* one of choices, kept as its number */
     PICK_NAME, /* the same, kept as text */
     PRECISION,
-    RECOMPUTE, /* PICK_NAME, or "feed:6,layer:2" */
+    RECOMPUTE, /* PICK_NAME, or "feed:6,mixer:2" */
     WORDS,     /* a list of texts */
     AMOUNT,
     SEED,
@@ -266,10 +266,10 @@ static sala_status set_amount(const loading *l, const sala_yaml *n, const key_ro
     return wrong(l, n, path, expected);
 }
 
-/* "feed:6,layer:2", either part alone too. */
+/* "feed:6,mixer:3,layer:2", or some of the parts. */
 static bool recompute_words(const char *text)
 {
-    static const char *const names[] = {"feed:", "layer:"};
+    static const char *const names[] = {"feed:", "mixer:", "layer:"};
     bool more = true; /* a part has to come */
     for (size_t i = 0; i < SALA_ARRAY_LEN(names) && more; i++) {
         const size_t n = strlen(names[i]);
@@ -352,7 +352,7 @@ static sala_status set_value(const loading *l, sala_yaml *n, const key_row *k, c
         const int i = text ? choice_of(k->choices, text) : -1;
         if (i < 0 && !(k->kind == RECOMPUTE && text && recompute_words(text))) {
             snprintf(expected, sizeof expected, "one of %s%s", commas(list, sizeof list, k->choices),
-                     k->kind == RECOMPUTE ? ", or the last layers, such as feed:6,layer:2" : "");
+                     k->kind == RECOMPUTE ? ", or the last layers, such as feed:6,mixer:2" : "");
             return wrong(l, n, path, expected);
         }
         if (k->kind == PICK_NAME || k->kind == RECOMPUTE)

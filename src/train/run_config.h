@@ -88,7 +88,7 @@ typedef struct sala_run_config {
     int64_t threads, rows_per_pass; /* 0: auto */
     sala_run_amount ask_memory;
     uint64_t memory_limit; /* bytes; 0: 80 % of what is there */
-    char *recompute;       /* auto, none, feed, layer, or "feed:6,layer:2": of the last layers */
+    char *recompute;       /* auto, none, feed, mixer, layer, or "feed:6,mixer:3,layer:2": of the last layers */
     /* output */
     char *out, *gguf_type, *output_dtype;
     int64_t save_every, keep_last, keep_every, log_every, eval_every, sample_every;

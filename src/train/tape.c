@@ -34,16 +34,21 @@ static void widen(widths *w, const sala_config *c, int layer)
     w->gate = w->gate || (lightning ? c->lightning.gate : c->attn_gate);
 }
 
-/* Slots of a mixer, which layers that run it again share. */
-static void carve_mixer(carver *cv, sala_layer_tape *slot, const sala_tape_row *row, uint64_t rows)
+/* What comes of a mixer. */
+static void carve_mixed(carver *cv, sala_layer_tape *slot, const sala_tape_row *row, uint64_t rows)
 {
     slot->h_mid = carve(cv, rows * row->h_mid);
+    slot->core = carve(cv, rows * row->core);
+}
+
+/* What it makes on the way; layers that run it again share both. */
+static void carve_mixer(carver *cv, sala_layer_tape *slot, const sala_tape_row *row, uint64_t rows)
+{
     slot->q_raw = carve(cv, rows * row->q_raw);
     slot->k_raw = carve(cv, rows * row->k_raw);
     slot->q = carve(cv, rows * row->q);
     slot->k = carve(cv, rows * row->k);
     slot->v = carve(cv, rows * row->v);
-    slot->core = carve(cv, rows * row->core);
     slot->mix_gate = carve(cv, rows * row->mix_gate);
     slot->states = carve(cv, rows * row->states);
 }
@@ -115,7 +120,9 @@ sala_tape_bytes sala_tape_lay(sala_tape *t, const sala_train_plan *plan, const s
             const sala_config *c = extra ? &mtp.config : &run->shape;
             const int at = extra ? 0 : l;
             const sala_tape_row row = sala_layer_tape_row(c, c->mixers[at], plan->half, plan->states_every);
-            const bool again = plan->layers[l] == SALA_RECOMPUTE_LAYER;
+            const bool again = plan->layers[l] >= SALA_RECOMPUTE_MIXER;
+            const bool mixed =
+                !again || (plan->layers[l] == SALA_RECOMPUTE_MIXER && c->mixers[at] != SALA_MIXER_LIGHTNING);
             sala_layer_tape none, *slot = block ? &t->layers[l] : &none;
             if (pass == 0) {
                 widen(&w, c, at);
@@ -123,6 +130,9 @@ sala_tape_bytes sala_tape_lay(sala_tape *t, const sala_train_plan *plan, const s
                 slot->h_in = carve(&cv, rows * row.h_in);
                 slot->lse = carve(&cv, rows * row.lse);
                 slot->selection = carve(&cv, rows * row.selection);
+                slot->mixed = mixed;
+                if (mixed)
+                    carve_mixed(&cv, slot, &row, rows);
                 if (!again)
                     carve_mixer(&cv, slot, &row, rows);
                 if (plan->layers[l] == SALA_RECOMPUTE_NONE) {
@@ -131,6 +141,8 @@ sala_tape_bytes sala_tape_lay(sala_tape *t, const sala_train_plan *plan, const s
                 }
             } else if (again) {
                 cv.at = shared_begin;
+                if (!mixed)
+                    carve_mixed(&cv, slot, &row, rows);
                 carve_mixer(&cv, slot, &row, rows);
                 shared_end = cv.at > shared_end ? cv.at : shared_end;
             }
@@ -176,7 +188,8 @@ static sala_layer_buffers buffers_of(const sala_tape *t, const sala_layer_tape *
 static void mix(const sala_tape *t, const sala_pass *p, int layer, const sala_layer_buffers *b, bool again)
 {
     const sala_layer_tape *slot = &t->layers[p->first + layer];
-    const sala_mixer_call call = {p->net, layer, b, p->seqs, p->n_seqs, p->n_rows, p->state, again};
+    const sala_mixer_call call = {
+        p->net, layer, b, p->seqs, p->n_seqs, p->n_rows, p->state, again, again && slot->mixed};
     sala_layer_mix(&call, slot, slot->h_in, slot->h_mid);
 }
 
@@ -219,8 +232,8 @@ void sala_tape_backward(const sala_tape *t, const sala_pass *p, void (*done)(voi
     for (int l = p->net->config->n_layers - 1; l >= 0; l--) {
         const sala_layer_tape *slot = &t->layers[p->first + l];
         const sala_layer_buffers b = buffers_of(t, slot);
-        const sala_mixer_call call = {p->net, l, &b, p->seqs, p->n_seqs, p->n_rows, p->state, false};
-        if (t->plan->layers[p->first + l] == SALA_RECOMPUTE_LAYER)
+        const sala_mixer_call call = {p->net, l, &b, p->seqs, p->n_seqs, p->n_rows, p->state, false, false};
+        if (t->plan->layers[p->first + l] >= SALA_RECOMPUTE_MIXER)
             mix(t, p, l, &b, true);
         sala_layer_feed_back(p->net, l, &b, slot, &t->grads, p->n_rows);
         sala_layer_mix_back(&call, slot, &t->grads);

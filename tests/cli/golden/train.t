@@ -206,7 +206,7 @@ Mistakes:
   sala train: --set schedule.warmup=1k5: schedule.warmup is "1k5"; expected a whole number >= 0 (K and M multiply by 1000 and 10^6) or a share such as 20%
   [1]
   $ sala train run.yaml --out x --set compute.recompute=some
-  sala train: --set compute.recompute=some: compute.recompute is "some"; expected one of auto, none, feed, layer, or the last layers, such as feed:6,layer:2
+  sala train: --set compute.recompute=some: compute.recompute is "some"; expected one of auto, none, feed, mixer, layer, or the last layers, such as feed:6,mixer:2
   [1]
   $ sala train run.yaml --out x --set output.gguf=q9
   sala train: --set output.gguf=q9: output.gguf is "q9"; expected none, auto, or one of F32, F16, BF16, Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S, Q4_1, Q4_0, IQ4_NL, IQ4_XS, Q3_K_L, Q3_K_M, Q3_K_S, Q2_K, Q2_K_S, TQ2_0, TQ1_0

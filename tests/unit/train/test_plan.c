@@ -141,10 +141,13 @@ static void says_what_is_needed(void **state)
     must_make(&r, 0);
     assert_int_equal(r.plan.rows, 1024);
     /* Of the last layers only, as a resumed run finds it in its save. */
-    r.run.recompute = (char *)(uintptr_t) "feed:5,layer:2";
+    r.run.recompute = (char *)(uintptr_t) "feed:5,mixer:3,layer:2";
     must_make(&r, 0);
     assert_int_equal(count(&r.plan, SALA_RECOMPUTE_LAYER), 2);
-    assert_int_equal(count(&r.plan, SALA_RECOMPUTE_FEED), 3);
+    assert_int_equal(count(&r.plan, SALA_RECOMPUTE_MIXER), 1);
+    assert_int_equal(count(&r.plan, SALA_RECOMPUTE_FEED), 2);
+    assert_int_equal(r.plan.layers[5], SALA_RECOMPUTE_MIXER);
+    assert_int_equal(r.plan.layers[3], SALA_RECOMPUTE_FEED);
     assert_int_equal(r.plan.layers[7], SALA_RECOMPUTE_LAYER);
     assert_int_equal(r.plan.layers[2], SALA_RECOMPUTE_NONE);
     close_big(&r);
@@ -181,8 +184,8 @@ static void lays_out_what_it_counts(void **state)
     tiny_run r;
     tiny_run_open(&r, &tiny, 64, 2);
     assert_int_equal(sala_params_plan(&r.params, &r.run, NULL), SALA_OK);
-    static const char *const words[] = {"none", "feed", "layer"};
-    for (int w = 0; w < 3; w++) {
+    static const char *const words[] = {"none", "feed", "mixer", "layer"};
+    for (int w = 0; w < 4; w++) {
         r.run.recompute = (char *)(uintptr_t)words[w];
         must_make(&r, 0);
         sala_layer_tape layers[8];
@@ -200,7 +203,13 @@ static void lays_out_what_it_counts(void **state)
             memset(layers[l].q, 0x40, row);
             memset(layers[l].core, 0x41, row);
             assert_true((layers[l].gate != NULL) == (w == 0));
-            assert_true((layers[l].core == layers[0].core) == (l == 0 || w == 2));
+            const bool softmax = r.run.shape.mixers[l] != SALA_MIXER_LIGHTNING;
+            assert_true(layers[l].mixed == (w < 2 || (w == 2 && softmax)));
+            for (int k = 0; k < l; k++) {
+                assert_true((layers[l].q == layers[k].q) == (w >= 2));
+                assert_true(layers[l].core != layers[k].core || !(layers[l].mixed || layers[k].mixed));
+                assert_true(layers[l].h_mid != layers[k].h_mid || !(layers[l].mixed || layers[k].mixed));
+            }
         }
         memset(t.h_last, 0x42, row);
         memset(t.grads.d_h, 0x43, row);

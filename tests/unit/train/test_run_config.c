@@ -97,15 +97,15 @@ static void test_adopting(void **state)
     sala_run_config c;
     sala_buf text = {0};
     const char *const sets[] = {"compute.precision=bf16", "compute.rows_per_pass=512",
-                                "compute.recompute='feed:2,layer:1'"};
+                                "compute.recompute='feed:3,mixer:2,layer:1'"};
     good(&c, small, sets, 3);
     assert_int_equal(sala_run_config_text(&text, &c, true), SALA_OK);
-    assert_non_null(strstr(text.data, "compute.recompute: \"feed:2,layer:1\"\n"));
+    assert_non_null(strstr(text.data, "compute.recompute: \"feed:3,mixer:2,layer:1\"\n"));
     sala_run_config_free(&c);
     good(&c, small, sets, 1);
     assert_int_equal(sala_run_config_adopt(&c, text.data, NULL), SALA_OK);
     assert_int_equal(c.rows_per_pass, 512);
-    assert_string_equal(c.recompute, "feed:2,layer:1");
+    assert_string_equal(c.recompute, "feed:3,mixer:2,layer:1");
     sala_run_config_free(&c);
     const char *const f32[] = {"compute.precision=f32", "compute.recompute=layer", "compute.rows_per_pass=64"};
     good(&c, small, f32, 3);
@@ -154,8 +154,8 @@ static void test_errors(void **state)
     refused(typo, NULL, "run.yaml:2:1: there is no key \"optimiser\"; the nearest is \"optimizer\"");
     refused("model: {tokenizer: bytes}\n", NULL, "model.layers is missing");
     refused("model: {tokenizer: bytes, layer: 2}\n", NULL, "the nearest is \"model.layers\"");
-    refused(small, "compute.recompute=feed:2,", "or the last layers, such as feed:6,layer:2");
-    refused(small, "compute.recompute=layer:1,feed:2", "expected one of auto, none, feed, layer");
+    refused(small, "compute.recompute=feed:2,", "or the last layers, such as feed:6,mixer:2");
+    refused(small, "compute.recompute=layer:1,feed:2", "expected one of auto, none, feed, mixer, layer");
     refused(small, "shedule=3", "the nearest is \"schedule\"");
     refused(small, "optimiser.lr=1", "--set optimiser.lr=1: there is no key \"optimiser\"");
     refused(small, "optimizer.lt=1",

@@ -277,8 +277,8 @@ static void recomputation_and_threads_keep_every_bit(void **state)
     static const struct {
         int threads;
         const char *recompute;
-    } ways[] = {{1, "none"}, {2, "feed"}, {2, "none"},
-                {7, "none"}, {3, "none"}, {4, "layer"}}; /* in bf16 every second */
+    } ways[] = {{1, "none"},  {2, "feed"}, {2, "none"}, {7, "mixer"},
+                {3, "mixer"}, {4, "none"}, {4, "layer"}}; /* in bf16 every second */
     for (size_t i = 0; i < SALA_ARRAY_LEN(models); i++) {
         for (int bf16 = 0; bf16 < 2; bf16++) {
             size_t n;
