@@ -36,6 +36,16 @@ typedef struct sala_lightning_back_args {
     sala_act *dq, *dk, *dv;
 } sala_lightning_back_args;
 
+/* The feed-forward part of a pass with 16-bit slots, backwards: dx of x, and the gradients of all three matrices. */
+typedef struct sala_feed_back_args {
+    const sala_weight *gate, *up;
+    sala_linear_back down;
+    const void *gate_slot, *up_slot; /* [n_rows][n_ff], before the activation */
+    const sala_act *x;               /* [n_rows][n_embd] as gate and up multiplied it */
+    sala_act *dx, *d_mid;            /* d_mid: room, [n_rows][n_ff] */
+    int64_t n_rows, n_ff, n_embd;    /* n_ff is even */
+} sala_feed_back_args;
+
 /* Supervised rows: label >= 0; others -1. All sums in f64, in the order of the rows. */
 typedef struct sala_head_args {
     const sala_weight *head;
@@ -68,6 +78,13 @@ typedef struct sala_grad_ops {
     /* mid = silu(gate) up again, for the weights of down. dgate may be d_out. */
     void (*swiglu_back)(sala_backend *be, sala_act *dgate, sala_act *dup, sala_act *mid, const sala_act *d_out,
                         const sala_act *gate, const sala_act *up, int64_t n_rows, int64_t n);
+    /* In passes with 16-bit slots: down->out = (silu(gate) up) W^T, and gate and up are kept (slots NULL: not). n_ff is
+     * even. */
+    void (*feed_down)(sala_backend *be, const sala_linear_out *down, const sala_act *gate, const sala_act *up,
+                      void *gate_slot, void *up_slot, int64_t n_rows, int64_t n_ff);
+    /* The same as linear_group_back, recall, swiglu_back and linear_group_back twice, where gate and up have no biases:
+     * what only products see is rounded where it is made. */
+    void (*feed_back)(sala_backend *be, const sala_feed_back_args *args);
     /* In place: dx of the rotated heads becomes that of the raw ones. raw: before norm and rotation; NULL without norm.
      */
     void (*rope_back)(sala_backend *be, sala_act *dx, sala_act *dnorm, const sala_act *raw, int64_t stride, int n_heads,

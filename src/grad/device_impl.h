@@ -103,6 +103,10 @@ void sala_device_linear_group_back(sala_backend *be, const sala_linear_back *out
 void sala_device_get_rows_back(sala_backend *be, const sala_weight *w, const int32_t *ids, const sala_act *d_out,
                                int64_t n, sala_act scale);
 
+void sala_device_feed_down(sala_backend *be, const sala_linear_out *down, const sala_act *gate, const sala_act *up,
+                           void *gate_slot, void *up_slot, int64_t n_rows, int64_t n_ff);
+void sala_device_feed_back(sala_backend *be, const sala_feed_back_args *args);
+
 /* Rows as products take them: sala_num in f32 runs, bf16 otherwise. */
 typedef struct sala_operand {
     const void *rows;

@@ -477,6 +477,146 @@ void sala_device_linear_group_back(sala_backend *be, const sala_linear_back *out
     }
 }
 
+/* ---- the feed-forward part of bf16 runs ---- */
+
+/* Columns that pass through the first-level cache at a time, between the slots, the activation and the operands. */
+enum { FEED_PIECE = 512 };
+
+typedef struct feed_job {
+    sala_device *dev;
+    const sala_num *gate, *up, *d_mid; /* forward: gate and up; backward: d_mid */
+    uint16_t *gate_slot, *up_slot;     /* forward: out, or NULL; backward: in */
+    uint16_t *mid, *d_gate, *d_up;     /* operands */
+    int64_t n_rows, n_ff, ld;          /* ld: of the operands */
+} feed_job;
+
+static void feed_piece(const feed_job *job, int64_t at, int64_t to, int n)
+{
+    const sala_train_kernels *k = &job->dev->k;
+    sala_num mid[FEED_PIECE];
+    k->swiglu(mid, job->gate + at, job->up + at, n);
+    k->round_rows(job->mid + to, n, mid, n, 1, n);
+    if (job->gate_slot) {
+        k->round_rows(job->gate_slot + at, n, job->gate + at, n, 1, n);
+        k->round_rows(job->up_slot + at, n, job->up + at, n, 1, n);
+    }
+}
+
+static void feed_piece_back(const feed_job *job, int64_t at, int64_t to, int n)
+{
+    const sala_train_kernels *k = &job->dev->k;
+    sala_num mid[FEED_PIECE], gate[FEED_PIECE], up[FEED_PIECE];
+    k->widen(gate, job->gate_slot + at, n);
+    k->widen(up, job->up_slot + at, n);
+    k->swiglu_back(gate, up, mid, job->d_mid + at, gate, up, n);
+    k->round_rows(job->mid + to, n, mid, n, 1, n);
+    k->round_rows(job->d_gate + to, n, gate, n, 1, n);
+    k->round_rows(job->d_up + to, n, up, n, 1, n);
+}
+
+static void feed_task(void *user, int task, int worker)
+{
+    (void)worker;
+    const feed_job *job = user;
+    const int64_t row0 = (int64_t)task * SALA_ROW_TASK, end = row0 + SALA_ROW_TASK;
+    const int64_t row1 = sala_min_i64(end, job->n_rows);
+    for (int64_t i = row0; i < row1; i++)
+        for (int64_t c = 0; c < job->n_ff; c += FEED_PIECE)
+            (job->d_mid ? feed_piece_back : feed_piece)(job, i * job->n_ff + c, i * job->ld + c,
+                                                        (int)sala_min_i64(FEED_PIECE, job->n_ff - c));
+    uint16_t *const operands[] = {job->mid, job->d_gate, job->d_up};
+    for (size_t o = 0; o < SALA_ARRAY_LEN(operands); o++)
+        if (operands[o])
+            memset(operands[o] + row1 * job->ld, 0, (size_t)((end - row1) * job->ld) * sizeof(uint16_t));
+}
+
+void sala_device_feed_down(sala_backend *be, const sala_linear_out *down, const sala_act *gate, const sala_act *up,
+                           void *gate_slot, void *up_slot, int64_t n_rows, int64_t n_ff)
+{
+    sala_device *dev = sala_device_of(be);
+    const sala_weight *w = down->weight;
+    assert(dev->precision == SALA_PRECISION_BF16 && n_ff % 2 == 0 && w->cols == n_ff);
+    sala_device_pack(dev, &w, 1, SALA_PRODUCT_OUT);
+    for (int64_t row0 = 0, n; row0 < n_rows; row0 += n) {
+        n = slab_rows(dev, n_rows - row0);
+        assert(sala_device_operand_bytes(dev->precision, n, n_ff) <= dev->shared_bytes);
+        feed_job job = {.dev = dev,
+                        .gate = gate + row0 * n_ff,
+                        .up = up + row0 * n_ff,
+                        .gate_slot = gate_slot ? (uint16_t *)gate_slot + row0 * n_ff : NULL,
+                        .up_slot = up_slot ? (uint16_t *)up_slot + row0 * n_ff : NULL,
+                        .mid = (uint16_t *)(void *)dev->shared,
+                        .n_rows = n,
+                        .n_ff = n_ff,
+                        .ld = operand_stride(n_ff)};
+        sala_pool_run(dev->pool, (int)n_tiles(n, SALA_ROW_TASK), feed_task, &job);
+        const sala_dense product = {.kind = SALA_PRODUCT_OUT,
+                                    .n_parts = 1,
+                                    .w = {w},
+                                    .a = {{job.mid, job.ld}},
+                                    .c = down->out + row0 * down->out_stride,
+                                    .ldc = down->out_stride,
+                                    .bias = down->bias};
+        sala_device_products(dev, &product, 1, n);
+    }
+}
+
+static int add_gradient(sala_dense *products, int n, const sala_weight *w, sala_operand dy, sala_operand x)
+{
+    if (w->grad)
+        products[n++] = (sala_dense){.kind = SALA_PRODUCT_GRAD, .n_parts = 1, .w = {w}, .a = {dy}, .x = x};
+    return n;
+}
+
+void sala_device_feed_back(sala_backend *be, const sala_feed_back_args *a)
+{
+    sala_device *dev = sala_device_of(be);
+    const sala_linear_back *down = &a->down;
+    const sala_weight *const weights[] = {a->gate, a->up, down->weight};
+    const int64_t n_embd = a->n_embd, n_ff = a->n_ff;
+    assert(dev->precision == SALA_PRECISION_BF16 && n_ff % 2 == 0);
+    assert(a->gate->rows == n_ff && a->up->rows == n_ff && down->weight->cols == n_ff);
+    if (down->d_bias)
+        sala_device_column_sums(dev, down->d_bias, down->d_out, down->d_stride, a->n_rows, n_embd);
+    sala_device_pack(dev, weights, 3, SALA_PRODUCT_BACK);
+    for (int64_t row0 = 0, n; row0 < a->n_rows; row0 += n) {
+        n = slab_rows(dev, a->n_rows - row0);
+        const size_t wide = sala_device_operand_bytes(dev->precision, n, n_ff);
+        const size_t slim = sala_device_operand_bytes(dev->precision, n, n_embd);
+        assert(3 * wide + 2 * slim <= dev->shared_bytes);
+        uint8_t *place = dev->shared + 3 * wide;
+        const sala_operand dy =
+            sala_device_operand(dev, place, down->d_out + row0 * down->d_stride, down->d_stride, n, n_embd);
+        const sala_operand x = sala_device_operand(dev, place + slim, a->x + row0 * n_embd, n_embd, n, n_embd);
+        sala_num *d_mid = a->d_mid + row0 * n_ff;
+        const sala_dense to_mid = {
+            .kind = SALA_PRODUCT_BACK, .n_parts = 1, .w = {down->weight}, .a = {dy}, .c = d_mid, .ldc = n_ff};
+        sala_device_products(dev, &to_mid, 1, n);
+        feed_job job = {.dev = dev,
+                        .d_mid = d_mid,
+                        .gate_slot = (uint16_t *)(uintptr_t)a->gate_slot + row0 * n_ff, /* only read */
+                        .up_slot = (uint16_t *)(uintptr_t)a->up_slot + row0 * n_ff,
+                        .mid = (uint16_t *)(void *)dev->shared,
+                        .d_gate = (uint16_t *)(void *)(dev->shared + wide),
+                        .d_up = (uint16_t *)(void *)(dev->shared + 2 * wide),
+                        .n_rows = n,
+                        .n_ff = n_ff,
+                        .ld = operand_stride(n_ff)};
+        sala_pool_run(dev->pool, (int)n_tiles(n, SALA_ROW_TASK), feed_task, &job);
+        const sala_operand mid = {job.mid, job.ld}, d_gate = {job.d_gate, job.ld}, d_up = {job.d_up, job.ld};
+        sala_dense products[MOST_PRODUCTS] = {{.kind = SALA_PRODUCT_BACK,
+                                               .n_parts = 2,
+                                               .w = {a->gate, a->up},
+                                               .a = {d_gate, d_up},
+                                               .c = a->dx + row0 * n_embd,
+                                               .ldc = n_embd}};
+        int n_products = add_gradient(products, 1, a->gate, d_gate, x);
+        n_products = add_gradient(products, n_products, a->up, d_up, x);
+        n_products = add_gradient(products, n_products, down->weight, dy, mid);
+        sala_device_products(dev, products, n_products, n);
+    }
+}
+
 /* ---- rows of the embedding ---- */
 
 typedef struct ids_job {

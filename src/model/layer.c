@@ -100,14 +100,18 @@ void sala_layer_feed(sala_net *net, int layer, const sala_layer_buffers *b, cons
     observe(net, layer, SALA_OBSERVE_FFN_IN, b->normed, n_rows, c->n_embd);
     be->ops->soon(be, next_norm, c->n_embd);
     gate_up(net, layer, b->normed, b->gate, b->up, n_rows);
-    if (tape && tape->half) {
-        keep(net, tape->gate, b->gate, n_rows * c->n_ff);
-        keep(net, tape->up, b->up, n_rows * c->n_ff);
-    }
-    be->ops->swiglu(be, b->mid, b->gate, b->up, n_rows, c->n_ff);
-    observe(net, layer, SALA_OBSERVE_FFN_MID, b->mid, n_rows, c->n_ff);
     const sala_linear_out down = {w->down, b->out, c->n_embd, w->down_bias};
-    be->ops->linear_group(be, &down, 1, b->mid, n_rows, c->n_ff);
+    if (tape && tape->half && c->n_ff % 2 == 0 && !net->observer.fn) {
+        net->grad->feed_down(be, &down, b->gate, b->up, tape->gate, tape->up, n_rows, c->n_ff);
+    } else {
+        if (tape && tape->half) {
+            keep(net, tape->gate, b->gate, n_rows * c->n_ff);
+            keep(net, tape->up, b->up, n_rows * c->n_ff);
+        }
+        be->ops->swiglu(be, b->mid, b->gate, b->up, n_rows, c->n_ff);
+        observe(net, layer, SALA_OBSERVE_FFN_MID, b->mid, n_rows, c->n_ff);
+        be->ops->linear_group(be, &down, 1, b->mid, n_rows, c->n_ff);
+    }
     be->ops->add_norm(be, in_place ? b->normed : NULL, h_out, h_mid, b->out, r, next_norm, n_rows, c->n_embd, eps);
     observe(net, layer, SALA_OBSERVE_HIDDEN, h_out, n_rows, c->n_embd);
 }
@@ -119,6 +123,39 @@ static const void *slot_rows(const sala_layer_tape *tape, const void *slot, int6
 {
     const size_t element = tape->half ? sizeof(uint16_t) : sizeof(sala_act);
     return (const uint8_t *)slot + (size_t)(row0 * cols) * element;
+}
+
+/* From b->out and g->normed to g->d_normed, where the pass has 16-bit slots and the sums of biases need nothing f32. */
+static void feed_half_back(const sala_net *net, int layer, const sala_layer_buffers *b, const sala_layer_tape *tape,
+                           const sala_layer_grads *g, int64_t row0, int64_t n_rows)
+{
+    const sala_config *c = net->config;
+    const sala_layer *w = &net->layers[layer];
+    const int64_t n = n_rows * c->n_ff;
+    const void *gate, *up;
+    if (tape->gate) {
+        gate = slot_rows(tape, tape->gate, row0, c->n_ff);
+        up = slot_rows(tape, tape->up, row0, c->n_ff);
+    } else { /* as they would have been kept, so that what is made again is the same */
+        uint16_t *slots = (uint16_t *)(void *)g->d_up;
+        gate_up(net, layer, g->normed, b->gate, b->up, n_rows);
+        net->grad->keep(net->be, slots, b->gate, n);
+        net->grad->keep(net->be, slots + n, b->up, n);
+        gate = slots;
+        up = slots + n;
+    }
+    const sala_feed_back_args args = {.gate = w->gate,
+                                      .up = w->up,
+                                      .down = {w->down, b->out, c->n_embd, sala_net_grad_of(net, w->down_bias)},
+                                      .gate_slot = gate,
+                                      .up_slot = up,
+                                      .x = g->normed,
+                                      .dx = g->d_normed,
+                                      .d_mid = g->d_gate,
+                                      .n_rows = n_rows,
+                                      .n_ff = c->n_ff,
+                                      .n_embd = c->n_embd};
+    net->grad->feed_back(net->be, &args);
 }
 
 /* Rows [row0, row0 + n_rows) of the feed-forward part; g->d_h becomes the gradient of its input. */
@@ -135,6 +172,12 @@ static void feed_tile_back(const sala_net *net, int layer, const sala_layer_buff
 
     grad->scale_to(be, b->out, d_h, (sala_act)c->residual_scale, n_rows, c->n_embd);
     be->ops->rms_norm(be, g->normed, h_mid, w->ffn_norm, n_rows, c->n_embd, eps);
+    if (tape->half && c->n_ff % 2 == 0 && !w->gate_bias && !w->up_bias) {
+        feed_half_back(net, layer, b, tape, g, row0, n_rows);
+        grad->rms_norm_back(be, d_h, sala_net_grad_of(net, w->ffn_norm), g->d_normed, h_mid, w->ffn_norm, n_rows,
+                            c->n_embd, eps, true);
+        return;
+    }
     const sala_act *gate = b->gate, *up = b->up;
     if (!tape->gate) {
         gate_up(net, layer, g->normed, b->gate, b->up, n_rows);
