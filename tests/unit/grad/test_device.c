@@ -143,6 +143,85 @@ static void test_threads(void **state)
     }
 }
 
+/* The feed-forward part of bf16 runs in one operation each way has the bits of the operations that it stands for. */
+static void test_feed(void **state)
+{
+    (void)state;
+    enum { EMBD = 70, FF = 1150, N = ROWS * FF, GATE = 0, UP = 100000, DOWN = 200000, BIAS = 300000 };
+    float *gate = room(N), *up = room(N), *x = room(ROWS * EMBD), *dy = room(ROWS * EMBD);
+    fill(gate, N, 2);
+    fill(up, N, 3);
+    fill(x, ROWS * EMBD, 4);
+    fill(dy, ROWS * EMBD, 5);
+    float *y[2], *dx[2], *grads[2], *mid = room(N), *d_gate = room(N), *d_up = room(N);
+    uint16_t *slots[2];
+    for (int whole = 0; whole < 2; whole++) {
+        setup s;
+        open_setup(&s, 2, SALA_PRECISION_BF16, NULL);
+        sala_weight *wg = weight(&s, FF, EMBD, GATE), *wu = weight(&s, FF, EMBD, UP), *wd = weight(&s, EMBD, FF, DOWN);
+        y[whole] = room(ROWS * EMBD);
+        dx[whole] = room(ROWS * EMBD);
+        grads[whole] = room(ARENA);
+        slots[whole] = calloc(2 * N, sizeof **slots);
+        assert_non_null(slots[whole]);
+        uint16_t *gate_slot = slots[whole], *up_slot = gate_slot + N;
+        const sala_linear_out out = {wd, y[whole], EMBD, s.values + BIAS};
+        const sala_linear_back down = {wd, dy, EMBD, s.grads + BIAS};
+        if (whole) {
+            s.grad->feed_down(s.be, &out, gate, up, gate_slot, up_slot, ROWS, FF);
+            const sala_feed_back_args args = {.gate = wg,
+                                              .up = wu,
+                                              .down = down,
+                                              .gate_slot = gate_slot,
+                                              .up_slot = up_slot,
+                                              .x = x,
+                                              .dx = dx[whole],
+                                              .d_mid = d_gate,
+                                              .n_rows = ROWS,
+                                              .n_ff = FF,
+                                              .n_embd = EMBD};
+            s.grad->feed_back(s.be, &args);
+        } else {
+            s.grad->keep(s.be, gate_slot, gate, N);
+            s.grad->keep(s.be, up_slot, up, N);
+            s.be->ops->swiglu(s.be, mid, gate, up, ROWS, FF);
+            s.be->ops->linear_group(s.be, &out, 1, mid, ROWS, FF);
+            float *gate_again = room(N), *up_again = room(N);
+            s.grad->recall(s.be, gate_again, gate_slot, N);
+            s.grad->recall(s.be, up_again, up_slot, N);
+            s.grad->linear_group_back(s.be, &down, 1, d_gate, NULL, ROWS, FF, false);
+            s.grad->swiglu_back(s.be, d_gate, d_up, mid, d_gate, gate_again, up_again, ROWS, FF);
+            s.grad->linear_group_back(s.be, &down, 1, NULL, mid, ROWS, FF, false);
+            const sala_linear_back outs[] = {{wg, d_gate, FF, NULL}, {wu, d_up, FF, NULL}};
+            s.grad->linear_group_back(s.be, outs, 2, dx[whole], x, ROWS, EMBD, false);
+            free(gate_again);
+            free(up_again);
+        }
+        memcpy(grads[whole], s.grads, ARENA * sizeof(float));
+        s.be->ops->weight_free(s.be, wg);
+        s.be->ops->weight_free(s.be, wu);
+        s.be->ops->weight_free(s.be, wd);
+        close_setup(&s);
+    }
+    assert_memory_equal(slots[0], slots[1], 2 * N * sizeof **slots);
+    assert_memory_equal(y[0], y[1], ROWS * EMBD * sizeof(float));
+    assert_memory_equal(dx[0], dx[1], ROWS * EMBD * sizeof(float));
+    assert_memory_equal(grads[0], grads[1], ARENA * sizeof(float));
+    for (int whole = 0; whole < 2; whole++) {
+        free(y[whole]);
+        free(dx[whole]);
+        free(grads[whole]);
+        free(slots[whole]);
+    }
+    free(gate);
+    free(up);
+    free(x);
+    free(dy);
+    free(mid);
+    free(d_gate);
+    free(d_up);
+}
+
 /* Tiles of rows, columns and weight rows meet: sums in double precision say what all of them should be. */
 static void test_tiles(void **state)
 {
@@ -235,8 +314,8 @@ static void test_finite(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_threads),  cmocka_unit_test(test_tiles),  cmocka_unit_test(test_norm_as_inference),
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_finite),
+        cmocka_unit_test(test_threads),           cmocka_unit_test(test_feed),     cmocka_unit_test(test_tiles),
+        cmocka_unit_test(test_norm_as_inference), cmocka_unit_test(test_refusals), cmocka_unit_test(test_finite),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
