@@ -83,7 +83,7 @@ def as_text(report):
 
 def bars(out, x0, top, head, rows, form):
     """rows: (name, [value of each engine], note). Every row to the scale of the panel."""
-    label, span, thick = 168, 190, 13
+    label, span, thick = 214, 190, 13
     most = max(v for _, values, _ in rows for v in values)
     out.append(_text(x0, top - 12, head, 'font-weight="bold"'))
     y = top
@@ -101,7 +101,7 @@ def bars(out, x0, top, head, rows, form):
 
 
 def as_svg(report):
-    out, bottom, panel = [], 0, 470
+    out, bottom, panel = [], 0, 516
     pairs = [(work_name(r), r["engines"]["sala"], r["engines"]["torch"], r) for r in report["rows"]]
     columns = 0
     if pairs:
