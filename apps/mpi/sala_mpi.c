@@ -42,8 +42,8 @@ typedef struct mpi_dist {
     pthread_mutex_t entry; /* around every call into MPI */
     peer *peers;
     double timeout, looked, beaten;
-    atomic_int gone; /* 1 + rank that is gone or has sent last words; 0: none */
-    char words[WORDS_BYTES + 1];
+    atomic_int gone; /* 1 + the first rank that is gone or has sent last words; 0: none; set once, under `entry` */
+    char words[WORDS_BYTES + 1]; /* its last words; they do not change once `gone` is set */
 
     pthread_t thread;
     bool has_thread;
@@ -95,10 +95,9 @@ static void beat(mpi_dist *m, double now)
         if (MPI_Recv(words, WORDS_BYTES, MPI_BYTE, from.MPI_SOURCE, from.MPI_TAG, m->beat, &got) != MPI_SUCCESS)
             return;
         m->peers[from.MPI_SOURCE].seen = now;
-        int expected = 0;
-        if (from.MPI_TAG == TAG_LAST_WORDS) {
+        if (from.MPI_TAG == TAG_LAST_WORDS && atomic_load(&m->gone) == 0) {
             memcpy(m->words, words, sizeof words);
-            atomic_compare_exchange_strong(&m->gone, &expected, 1 + from.MPI_SOURCE);
+            atomic_store(&m->gone, 1 + from.MPI_SOURCE);
         }
     }
 }
@@ -113,10 +112,9 @@ static void look(mpi_dist *m)
     beat(m, now);
     for (int r = 0; r < m->base.size; r++) {
         const peer *p = &m->peers[r];
-        int expected = 0;
         const bool gone = p->visible ? kill((pid_t)p->pid, 0) != 0 && errno == ESRCH : now - p->seen > m->timeout;
-        if (r != m->base.rank && gone)
-            atomic_compare_exchange_strong(&m->gone, &expected, 1 + r);
+        if (r != m->base.rank && gone && atomic_load(&m->gone) == 0)
+            atomic_store(&m->gone, 1 + r);
     }
 }
 
