@@ -238,7 +238,10 @@ static json_t *loader_json(const sala_loader_state *s)
     char seed[24];
     snprintf(seed, sizeof seed, "%" PRIu64, s->seed);
     for (int i = 0; i < SALA_MAX_SOURCES; i++)
-        json_array_append_new(drawn, json_integer((json_int_t)s->drawn[i]));
+        if (json_array_append_new(drawn, json_integer((json_int_t)s->drawn[i])) != 0) {
+            json_decref(drawn);
+            return NULL;
+        }
     return json_pack("{s:I,s:I,s:s,s:o}", "sequences", (json_int_t)s->sequences, "stage", (json_int_t)s->stage, "seed",
                      seed, "drawn", drawn);
 }
@@ -257,32 +260,39 @@ static sala_status write_meta(const char *dir, const sala_save *info, const sala
 {
     json_t *meta = json_object(), *files = json_array();
     sala_status st = SALA_OK;
+    bool whole = true; /* what lacks a part must not be sealed: it would pass for a save until it is needed */
     for (int r = 0; r < ranks && st == SALA_OK; r++) {
         char name[32];
         uint64_t bytes = 0, sum = 0;
         st = look_at(dir, rank_file(name, r), &bytes, &sum, err);
-        json_array_append_new(files,
-                              json_pack("{s:s,s:I,s:o}", "name", name, "bytes", (json_int_t)bytes, "sum", hex(sum)));
+        json_t *file = json_pack("{s:s,s:I,s:o}", "name", name, "bytes", (json_int_t)bytes, "sum", hex(sum));
+        whole = json_array_append_new(files, file) == 0 && whole;
     }
-    json_object_set_new(meta, "format", json_integer(VERSION));
-    json_object_set_new(meta, "program", json_string(sala_version()));
-    json_object_set_new(meta, "step", json_integer(info->step));
-    json_object_set_new(meta, "ranks", json_integer(ranks));
-    json_object_set_new(meta, "config", json_string(info->config_text));
-    json_object_set_new(meta, "loader", loader_json(&info->loader));
-    json_object_set_new(meta, "trainer", trainer_json(trainer, info->rewinds));
-    json_object_set_new(meta, "metrics_bytes", json_integer(info->metrics_bytes));
-    json_object_set_new(meta, "stable", json_boolean(info->stable));
-    json_object_set_new(meta, "files", files);
+    const struct {
+        const char *key;
+        json_t *value;
+    } parts[] = {
+        {"format", json_integer(VERSION)},
+        {"program", json_string(sala_version())},
+        {"step", json_integer(info->step)},
+        {"ranks", json_integer(ranks)},
+        {"config", json_string(info->config_text)},
+        {"loader", loader_json(&info->loader)},
+        {"trainer", trainer_json(trainer, info->rewinds)},
+        {"metrics_bytes", json_integer(info->metrics_bytes)},
+        {"stable", json_boolean(info->stable)},
+        {"files", files},
+    };
+    for (size_t i = 0; i < SALA_ARRAY_LEN(parts); i++)
+        whole = json_object_set_new(meta, parts[i].key, parts[i].value) == 0 && whole;
     uint64_t self = 0;
     char *text = NULL;
-    if (st == SALA_OK && self_sum(meta, &self)) {
-        json_object_set_new(meta, "self", hex(self));
+    if (st == SALA_OK && whole && self_sum(meta, &self) && json_object_set_new(meta, "self", hex(self)) == 0)
         text = json_dumps(meta, JSON_INDENT(1) | JSON_PRESERVE_ORDER);
-    }
     json_decref(meta);
     if (st != SALA_OK)
         return st;
+    /* Without memory being short it can only be a text that is not UTF-8, which the config's reader does not let by. */
     char *path = sala_path_join(dir, "meta.json");
     if (!text || !path) {
         free(text);
