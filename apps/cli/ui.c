@@ -350,16 +350,7 @@ void cli_table_print(cli_table *t, FILE *to)
 
 const char *cli_thousands(char dst[32], uint64_t n)
 {
-    char digits[24];
-    const int len = snprintf(digits, sizeof digits, "%llu", (unsigned long long)n);
-    int at = 0;
-    for (int i = 0; i < len; i++) {
-        if (i && (len - i) % 3 == 0)
-            dst[at++] = ',';
-        dst[at++] = digits[i];
-    }
-    dst[at] = 0;
-    return dst;
+    return sala_format_thousands(dst, n);
 }
 
 const char *cli_short_count(char dst[32], uint64_t n)

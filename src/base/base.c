@@ -393,3 +393,17 @@ char *sala_format_bytes(char dst[32], uint64_t bytes)
         snprintf(dst, 32, "%.*f %s", v < 10 ? 2 : v < 100 ? 1 : 0, v, unit[u]);
     return dst;
 }
+
+char *sala_format_thousands(char dst[32], uint64_t n)
+{
+    char digits[24];
+    const int len = snprintf(digits, sizeof digits, "%llu", (unsigned long long)n);
+    int at = 0;
+    for (int i = 0; i < len; i++) {
+        if (i && (len - i) % 3 == 0)
+            dst[at++] = ',';
+        dst[at++] = digits[i];
+    }
+    dst[at] = 0;
+    return dst;
+}

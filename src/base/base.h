@@ -119,5 +119,6 @@ char *sala_strndup(const char *s, size_t n);
 char *sala_path_join(const char *dir, const char *name); /* malloc'ed; NULL when memory is out */
 /* "1.5 GiB"; writes at most 32 bytes. Returns dst. */
 char *sala_format_bytes(char dst[32], uint64_t bytes);
+char *sala_format_thousands(char dst[32], uint64_t n); /* "1,234,567" */
 
 #endif

@@ -39,6 +39,10 @@ static void sizes(void **state)
     assert_string_equal(sala_format_bytes(s, 1536), "1.50 KiB");
     assert_string_equal(sala_format_bytes(s, (uint64_t)20 << 30), "20.0 GiB");
     assert_string_equal(sala_format_bytes(s, UINT64_MAX), "16.0 EiB");
+    assert_string_equal(sala_format_thousands(s, 0), "0");
+    assert_string_equal(sala_format_thousands(s, 999), "999");
+    assert_string_equal(sala_format_thousands(s, 1000), "1,000");
+    assert_string_equal(sala_format_thousands(s, UINT64_MAX), "18,446,744,073,709,551,615");
 }
 
 static void reading(void **state)
