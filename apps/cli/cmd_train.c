@@ -1,6 +1,7 @@
 /* train: runs a config; plot, export and inspect look at what runs have left. */
 #include "train_parts.h"
 
+#include "model_arg.h"
 #include "os/os.h"
 #include "ui.h"
 
@@ -85,6 +86,55 @@ static int all_sets(set_list *l, const cli_options *o)
     return rc;
 }
 
+typedef struct wanted {
+    const char *name;
+    char *path;
+} wanted;
+
+static bool take_named(void *user, const cli_found *m)
+{
+    wanted *w = user;
+    if (m->path && strcmp(m->name, w->name) == 0)
+        w->path = sala_strdup(m->path);
+    return w->path == NULL;
+}
+
+/* The path of a model of 'sala list'. */
+static char *find_model(const char *name)
+{
+    wanted w = {.name = name};
+    cli_models_each(take_named, &w);
+    return w.path;
+}
+
+/* The plan of a dry run as one object; NULL when memory is out, or nothing was planned. */
+static void add_plan(void *user, int stage, const sala_run_config *c, const sala_train_plan *p)
+{
+    json_t **out = user;
+    const sala_run_stage *s = &c->stages[stage];
+    if (stage == 0) {
+        int64_t tokens = 0;
+        for (int i = 0; i < c->n_stages; i++)
+            tokens += c->stages[i].steps * c->stages[i].batch * c->stages[i].seq_len;
+        *out = json_pack("{s:b,s:I,s:i,s:I,s:I,s:s,s:i,s:i,s:I,s:[]}", "dry_run", 1, "parameters",
+                         (json_int_t)p->n_weights, "layers", (int)c->shape.n_layers, "steps", (json_int_t)c->steps,
+                         "tokens", (json_int_t)tokens, "precision", p->half ? "bf16" : "f32", "threads", p->n_threads,
+                         "processes", p->n_ranks, "memory_allowed", (json_int_t)p->limit, "stages");
+    }
+    json_t *one = json_pack(
+        "{s:s?,s:I,s:I,s:I,s:I,s:f,s:f,s:{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}}", "name", s->name, "steps",
+        (json_int_t)s->steps, "batch", (json_int_t)s->batch, "seq_len", (json_int_t)s->seq_len, "rows_per_pass",
+        (json_int_t)(sala_train_plan_sequences(p, s->seq_len) * s->seq_len), "flops_per_token", p->flops_per_token,
+        "recompute_share", p->recompute_share, "memory", "values", (json_int_t)p->values, "gradients",
+        (json_int_t)p->grads, "moments", (json_int_t)p->moments, "packs", (json_int_t)p->packs, "tape",
+        (json_int_t)p->tape, "scratch", (json_int_t)(p->layer_scratch + p->device_scratch), "data",
+        (json_int_t)p->loader, "total", (json_int_t)p->total);
+    if (json_array_append_new(json_object_get(*out, "stages"), one) != 0) {
+        json_decref(*out);
+        *out = NULL;
+    }
+}
+
 static int run_file(const cli_options *o, const char *path)
 {
     sala_run_config c;
@@ -93,7 +143,7 @@ static int run_file(const cli_options *o, const char *path)
     int rc = all_sets(&sets, o);
     sala_status st = SALA_E_INVALID;
     if (rc == 0) {
-        st = sala_run_config_load(&c, path, sets.items, sets.count, &err);
+        st = sala_run_config_load(&c, path, sets.items, sets.count, find_model, &err);
         rc = st == SALA_OK ? 0 : cli_fail_error(&err);
     }
     for (int i = 0; i < sets.n_own; i++)
@@ -108,10 +158,18 @@ static int run_file(const cli_options *o, const char *path)
                                       .dry_run = o->dry_run,
                                       .stop_at = o->stop_at == CLI_UNSET ? 0 : o->stop_at,
                                       .dump_batches = o->dump_batches};
-    const sala_run_hooks hooks = cli_train_watch(o, c.log_every);
+    sala_run_hooks hooks = cli_train_watch(o, c.log_every);
+    json_t *plan = NULL;
+    if (o->json && o->dry_run) {
+        hooks.plan = add_plan;
+        hooks.user = &plan;
+    }
     st = sala_train_run(&c, &options, &hooks, &err);
     const int sig = cli_train_watch_end();
     sala_run_config_free(&c);
+    if (st == SALA_OK && o->json && o->dry_run)
+        return cli_print_json(plan);
+    json_decref(plan);
     if (st == SALA_E_CANCELLED && sig) {
         cli_say("%s", err.message);
         return 128 + sig;

@@ -184,7 +184,7 @@ const cli_opt cli_opts[] = {
     {V(train), true, CLI_G_WORK, 0, "fresh", "", CLI_FLAG, F(fresh), NULL, NULL, 0, 0, NULL,
      "start over: saves, metrics and models of the directory go"},
     {V(train), true, CLI_G_WORK, 0, "dry-run", "", CLI_FLAG, F(dry_run), NULL, NULL, 0, 0, NULL,
-     "check the file, print the memory that the run takes, and stop"},
+     "check the file, print the memory that the run takes (--json: the plan as one object), and stop"},
     {V(train), false, CLI_G_WORK, 0, "stop-at", "", CLI_COUNT, F(stop_at), "N", NULL, 1, 1e12, NULL,
      "save and stop behind step N without changing the schedule"},
     {V(train), false, CLI_G_WORK, 0, "dump-batches", "", CLI_PATH, F(dump_batches), "DIRECTORY", NULL, 0, 0, NULL,

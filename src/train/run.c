@@ -64,6 +64,7 @@ typedef struct run {
     bool told_model; /* what the plan says of it */
     bool waits;      /* lines of metrics, because the disk is full */
     double pace;     /* seconds a step, smoothed; 0: unknown */
+    int paced;       /* steps of this stage that it is made of */
     int stopped_by;  /* a signal, agreed on by all ranks */
 } run;
 
@@ -124,8 +125,10 @@ static sala_status pack_text(run *r, const char *path, const char *dir, sala_err
                                 .progress = pack_progress,
                                 .user = r};
     SALA_TRY(sala_pack_run(&p, &stats, err));
-    say(r, "packed %" PRIu64 " tokens in %" PRIu64 " documents, %" PRIu64 " of them for validation", stats.tokens,
-        stats.docs, stats.docs_validation);
+    char tokens[32], docs[32], apart[32];
+    say(r, "packed %s tokens in %s document%s, %s of them for validation", sala_format_thousands(tokens, stats.tokens),
+        sala_format_thousands(docs, stats.docs), stats.docs == 1 ? "" : "s",
+        sala_format_thousands(apart, stats.docs_validation));
     if (stats.supervised < stats.tokens)
         say(r, "%.1f %% of the tokens are answers, which is what will be learned",
             100.0 * (double)stats.supervised / (double)stats.tokens);
@@ -227,6 +230,7 @@ static void close_stage(run *r)
     r->loader = NULL;
     r->n_bins = 0;
     r->trainer = NULL;
+    r->paced = 0;
     r->plan = (sala_train_plan){0};
     r->params = (sala_params){0};
     r->stage = -1;
@@ -373,6 +377,26 @@ static sala_status settle(run *r, sala_error *err)
     return set_recompute(r, &n, err);
 }
 
+/* What multiplies, and how fast. It takes a moment, so a run that is refused, or done, does without. */
+static sala_status measure(run *r, sala_error *err)
+{
+    if (r->products)
+        return SALA_OK;
+    const int threads = sala_pool_size(r->pool);
+    sala_product *product;
+    const sala_product_params params = {.precision = r->c.precision, .n_workers = threads};
+    SALA_TRY(sala_product_open(&product, &params, err));
+    r->peak = sala_product_peak(product, r->pool) * r->dist->size;
+    sala_buf words = {0};
+    sala_buf_printf(&words, "%s", sala_product_describe(product));
+    if (r->peak > 0)
+        sala_buf_printf(&words, ", %.0f GFLOP/s at best on %d thread%s", r->peak / r->dist->size / 1e9, threads,
+                        threads == 1 ? "" : "s");
+    r->products = sala_buf_take(&words, NULL);
+    sala_product_close(product);
+    return r->products ? SALA_OK : sala_fail_memory(err, 64);
+}
+
 static void print_plan(run *r)
 {
     sala_buf text = {0};
@@ -386,6 +410,12 @@ static void print_plan(run *r)
             say(r, "%s", p);
         p += n + more;
     }
+    if (!r->told_model && r->view.mup && r->view.dim_model_base > r->view.shape.n_embd)
+        say(r,
+            "hint: model.hidden %d is below model.mup.dim_base %g, so logits begin %.3g times as large as they do "
+            "there",
+            (int)r->view.shape.n_embd, (double)r->view.dim_model_base,
+            (double)r->view.dim_model_base / (double)r->view.shape.n_embd);
     r->told_model = true;
     sala_buf_free(&text);
 }
@@ -395,6 +425,7 @@ static sala_status open_stage(run *r, int stage, const sala_save *save, sala_err
 {
     close_stage(r);
     SALA_TRY(plan_stage(r, stage, err));
+    SALA_TRY(measure(r, err));
     print_plan(r);
     SALA_TRY(sala_trainer_open(&r->trainer, &r->view, &r->params, &r->plan, r->pool, r->dist, err));
     if (save) {
@@ -487,9 +518,17 @@ static sala_status check_same(run *r, const sala_save *save, sala_error *err)
                 sala_buf_printf(&words, " (%s)", place);
             line = end + (*end != 0);
         }
-        st = sala_fail(err, SALA_E_INVALID,
-                       "%s holds a run with another config: %.600s. Use another --out, or --fresh to start over",
-                       shown(r, r->out), words.data ? words.data : "");
+        const int64_t stable = sala_run_config_stable_step(r->identity.data, save->config_text);
+        if (stable > 0 && stable < save->step)
+            st = sala_fail(err, SALA_E_INVALID,
+                           "%s holds a run with another config: %.400s. Its steps from %" PRId64
+                           " on had a falling learning rate; to go on from before them, use another --out and --branch "
+                           "%s/checkpoints/step-%09" PRId64,
+                           shown(r, r->out), words.data ? words.data : "", stable + 1, shown(r, r->out), stable);
+        else
+            st = sala_fail(err, SALA_E_INVALID,
+                           "%s holds a run with another config: %.600s. Use another --out, or --fresh to start over",
+                           shown(r, r->out), words.data ? words.data : "");
         sala_buf_free(&words);
     }
     sala_buf_free(&list);
@@ -800,7 +839,9 @@ static sala_status one_step(run *r, sala_error *err)
     result.tokens = tokens_until(r, r->step);
     const double rate = (double)(s->batch * s->seq_len) / seconds;
     const double share = r->peak > 0 ? rate * r->plan.flops_per_token / r->peak : 0;
-    r->pace = r->pace > 0 ? 0.9 * r->pace + 0.1 * seconds : seconds;
+    /* The first step warms up memory and caches, and would be seen in the estimate for long. */
+    r->pace = r->paced >= 2 ? 0.9 * r->pace + 0.1 * seconds : seconds;
+    r->paced += r->paced < 2;
     SALA_TRY(sala_metrics_step(r->metrics, &result, rate, share, err));
     tell_waiting(r);
     if (r->hooks->progress && r->dist->rank == 0)
@@ -963,18 +1004,7 @@ static sala_status open_pool(run *r, sala_error *err)
     const int e = sala_pool_open(&r->pool, threads);
     if (e)
         return sala_fail_errno(err, e, "could not start %d threads", threads);
-    sala_product *product;
-    const sala_product_params params = {.precision = r->c.precision, .n_workers = sala_pool_size(r->pool)};
-    SALA_TRY(sala_product_open(&product, &params, err));
-    r->peak = sala_product_peak(product, r->pool) * r->dist->size;
-    sala_buf words = {0};
-    sala_buf_printf(&words, "%s", sala_product_describe(product));
-    if (r->peak > 0)
-        sala_buf_printf(&words, ", %.0f GFLOP/s at best on %d thread%s", r->peak / r->dist->size / 1e9, threads,
-                        threads == 1 ? "" : "s");
-    r->products = sala_buf_take(&words, NULL);
-    sala_product_close(product);
-    return r->products ? SALA_OK : sala_fail_memory(err, 64);
+    return SALA_OK;
 }
 
 static sala_status finish_run(run *r, sala_error *err)
@@ -999,14 +1029,16 @@ static sala_status finish_run(run *r, sala_error *err)
 /* What a run would open, as far as that can be told without packing. */
 static sala_status check_source(run *r, const char *path, sala_error *err)
 {
-    char size[32];
+    char size[32], tokens[32], docs[32];
     if (sala_corpus_is_there(path)) {
         sala_corpus c = {0};
         sala_status st = sala_corpus_open(&c, path, err);
         if (st == SALA_OK)
             st = sala_corpus_check_vocab(&c, r->vocabulary.id, (uint32_t)r->c.shape.n_vocab, err);
         if (st == SALA_OK)
-            say(r, "data       %s: %" PRIu64 " tokens in %" PRIu64 " documents", shown(r, path), c.n_tokens, c.n_docs);
+            say(r, "data       %s: %s tokens in %s document%s", shown(r, path),
+                sala_format_thousands(tokens, c.n_tokens), sala_format_thousands(docs, c.n_docs),
+                c.n_docs == 1 ? "" : "s");
         sala_corpus_close(&c);
         return st == SALA_OK ? SALA_OK : sala_fail_prefix(err, st, "%s", shown(r, path));
     }
@@ -1036,9 +1068,14 @@ static sala_status dry_run(run *r, sala_error *err)
             if (!named_before(r, i, k))
                 SALA_TRY(check_source(r, r->c.stages[i].sources[k].path, err));
     for (int i = 0; i < r->c.n_stages; i++) {
-        const sala_status st = plan_stage(r, i, err);
+        sala_status st = plan_stage(r, i, err);
         if (st == SALA_OK)
+            st = measure(r, err);
+        if (st == SALA_OK) {
             print_plan(r);
+            if (r->hooks->plan && r->dist->rank == 0)
+                r->hooks->plan(r->hooks->user, i, &r->c, &r->plan);
+        }
         close_stage(r);
         SALA_TRY(st);
     }
@@ -1057,9 +1094,28 @@ static sala_status check_output(const run *r, sala_error *err)
                      sala_run_config_where(&r->c, "output.gguf", where, sizeof where), type, sala_recipe_names());
 }
 
+/* Before anything is made: a name that is misspelt leaves nothing behind. What was packed once needs its text no more.
+ */
+static sala_status check_sources(const run *r, sala_error *err)
+{
+    for (int i = 0; i < r->c.n_stages; i++)
+        for (int k = 0; k < r->c.stages[i].n_sources; k++) {
+            const char *path = r->c.stages[i].sources[k].path;
+            if (sala_os_is_dir(path) || sala_os_file_size(path) >= 0)
+                continue;
+            char *packed = r->out && !r->o->fresh ? pack_dir(r, path) : NULL;
+            const bool there = packed && sala_corpus_is_there(packed);
+            free(packed);
+            if (!there)
+                return sala_fail(err, SALA_E_NOT_FOUND, "%s: no directory of shards, and no file", shown(r, path));
+        }
+    return SALA_OK;
+}
+
 static sala_status work(run *r, sala_error *err)
 {
     SALA_TRY(check_output(r, err));
+    SALA_TRY(check_sources(r, err));
     SALA_TRY(open_pool(r, err));
     if (r->o->dry_run)
         return dry_run(r, err);
@@ -1127,62 +1183,5 @@ sala_status sala_train_run(const sala_run_config *c, const sala_run_options *o, 
         *err = own;
     close_run(&r);
     sala_dist_close(r.dist);
-    return st;
-}
-
-/* ---- export ---- */
-
-static sala_status export_save(const sala_run_config *c, const char *out_dir, const sala_save *save, const char *dtype,
-                               const char *gguf_type, const sala_run_hooks *hooks, sala_error *err)
-{
-    int64_t before;
-    sala_run_config view;
-    sala_params params = {0};
-    const sala_output_words words = {hooks ? hooks->line : NULL, hooks ? hooks->user : NULL};
-    SALA_TRY(sala_run_view(&view, c, sala_run_stage_of(c, save->step, &before), err));
-    sala_status st = sala_params_plan(&params, &view, err);
-    float *values = NULL;
-    if (st == SALA_OK) {
-        values = sala_os_pages_alloc((size_t)params.n_elements * sizeof *values);
-        st = values ? sala_saves_values(save, &params, values, err)
-                    : sala_fail_memory(err, params.n_elements * sizeof *values);
-    }
-    if (st == SALA_OK)
-        st = sala_output_write(&view, &params, values, out_dir, dtype ? dtype : c->output_dtype,
-                               gguf_type      ? gguf_type
-                               : c->gguf_type ? c->gguf_type
-                                              : "none",
-                               &words, err);
-    if (values)
-        sala_os_pages_free(values, (size_t)params.n_elements * sizeof *values);
-    sala_params_free(&params);
-    sala_run_view_free(&view);
-    return st;
-}
-
-sala_status sala_train_export(const char *out_dir, const char *path, const char *dtype, const char *gguf_type,
-                              const sala_run_hooks *hooks, sala_error *err)
-{
-    sala_run_config c;
-    sala_save save = {0};
-    char *config = sala_path_join(out_dir, "run.yaml");
-    if (!config)
-        return sala_fail_memory(err, strlen(out_dir));
-    sala_status st = sala_run_config_load(&c, config, NULL, 0, err);
-    free(config);
-    if (st != SALA_OK)
-        return st;
-    bool found = path != NULL;
-    if (path)
-        st = sala_saves_open(&save, path, err);
-    else
-        st = sala_saves_find(&save, &found, NULL, out_dir, -1, hooks ? hooks->line : NULL, hooks ? hooks->user : NULL,
-                             err);
-    if (st == SALA_OK && !found)
-        st = sala_fail(err, SALA_E_NOT_FOUND, "%s holds no save", out_dir);
-    if (st == SALA_OK)
-        st = export_save(&c, out_dir, &save, dtype, gguf_type, hooks, err);
-    sala_save_free(&save);
-    sala_run_config_free(&c);
     return st;
 }

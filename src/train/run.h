@@ -4,6 +4,7 @@
 
 #include "train/saves.h"
 #include "train/metrics.h"
+#include "train/plan.h"
 
 #include <stdatomic.h>
 
@@ -11,6 +12,8 @@ typedef struct sala_run_hooks {
     void (*line)(void *user, const char *text); /* plan, notices */
     void (*progress)(void *user, const sala_step_result *r, int64_t steps, double tokens_per_second,
                      double share_of_peak, double eta_seconds);
+    /* A dry run: the plan of each of c->n_stages stages. */
+    void (*plan)(void *user, int stage, const sala_run_config *c, const sala_train_plan *p);
     void (*sample)(void *user, int64_t step, const char *prompt, const char *text);
     void *user;
     const atomic_int *stop; /* signal number, or 0; may be NULL */

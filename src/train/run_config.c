@@ -85,8 +85,9 @@ static const key_row source_keys[] = {
 typedef struct loading {
     sala_run_config *c;
     sala_yaml_doc *doc;
-    char *base, *here;   /* directories that relative paths of the file and of sets begin at; may be NULL */
-    sala_error *missing; /* the first key that has to be given and is not: told when no key is misspelt */
+    char *base, *here;               /* directories that relative paths of the file and of sets begin at; may be NULL */
+    char *(*find)(const char *name); /* models that go by a name; may be NULL */
+    sala_error *missing;             /* the first key that has to be given and is not: told when no key is misspelt */
     sala_error *err;
 } loading;
 
@@ -199,6 +200,14 @@ static sala_status set_path(const loading *l, const sala_yaml *n, char **field, 
         return set_text(l, field, text);
     free(*field);
     *field = sala_path_join(base, text);
+    const bool is_model = field == &l->c->model_from || field == &l->c->tokenizer;
+    if (*field && is_model && l->find && !sala_os_is_dir(*field) && !sala_os_is_file(*field)) {
+        char *found = l->find(text);
+        if (found) {
+            free(*field);
+            *field = found;
+        }
+    }
     return *field ? SALA_OK : sala_fail_memory(l->err, strlen(text));
 }
 
@@ -740,11 +749,12 @@ static sala_status read_values(const loading *l)
 }
 
 static sala_status parse(sala_run_config *out, const char *name, const char *yaml, size_t bytes, const char *base,
-                         const char *const *sets, int n_sets, bool with_shape, sala_error *err)
+                         const char *const *sets, int n_sets, char *(*find)(const char *name), bool with_shape,
+                         sala_error *err)
 {
     sala_run_config c = {0};
     sala_error missing = {0};
-    loading l = {.c = &c, .base = base ? realpath(base, NULL) : NULL, .missing = &missing, .err = err};
+    loading l = {.c = &c, .base = base ? realpath(base, NULL) : NULL, .find = find, .missing = &missing, .err = err};
     l.here = base ? realpath(".", NULL) : NULL;
     l.doc = calloc(1, sizeof *l.doc);
     sala_status st = l.doc ? sala_yaml_parse(l.doc, name, yaml, bytes, err) : sala_fail_memory(err, sizeof *l.doc);
@@ -771,11 +781,11 @@ static sala_status parse(sala_run_config *out, const char *name, const char *yam
 sala_status sala_run_config_parse(sala_run_config *out, const char *name, const char *yaml, size_t bytes,
                                   const char *const *sets, int n_sets, sala_error *err)
 {
-    return parse(out, name, yaml, bytes, NULL, sets, n_sets, true, err);
+    return parse(out, name, yaml, bytes, NULL, sets, n_sets, NULL, true, err);
 }
 
 sala_status sala_run_config_load(sala_run_config *out, const char *path, const char *const *sets, int n_sets,
-                                 sala_error *err)
+                                 char *(*find)(const char *name), sala_error *err)
 {
     uint8_t *text;
     size_t bytes;
@@ -786,7 +796,7 @@ sala_status sala_run_config_load(sala_run_config *out, const char *path, const c
         return sala_fail_errno(err, e, "could not read %s", path);
     const char *slash = strrchr(path, '/');
     char *base = slash ? sala_strndup(path, (size_t)(slash - path) + 1) : sala_strdup(".");
-    const sala_status st = base ? parse(out, path, (const char *)text, bytes, base, sets, n_sets, true, err)
+    const sala_status st = base ? parse(out, path, (const char *)text, bytes, base, sets, n_sets, find, true, err)
                                 : sala_fail_memory(err, strlen(path));
     free(base);
     free(text);
@@ -1090,7 +1100,7 @@ bool sala_run_config_continues(const sala_run_config *now, const char *now_text,
     sala_run_config then;
     each_difference(then_text, now_text, check_later, &later);
     if (!later || step > now->steps ||
-        parse(&then, "save", then_text, strlen(then_text), NULL, NULL, 0, false, NULL) != SALA_OK)
+        parse(&then, "save", then_text, strlen(then_text), NULL, NULL, 0, NULL, false, NULL) != SALA_OK)
         return false;
     bool same = step <= then.steps;
     for (int64_t s = 1; s <= step && same; s++) {
@@ -1101,6 +1111,18 @@ bool sala_run_config_continues(const sala_run_config *now, const char *now_text,
     }
     sala_run_config_free(&then);
     return same;
+}
+
+int64_t sala_run_config_stable_step(const char *now_text, const char *then_text)
+{
+    sala_run_config then;
+    bool later = true;
+    each_difference(then_text, now_text, check_later, &later);
+    if (!later || parse(&then, "save", then_text, strlen(then_text), NULL, NULL, 0, NULL, false, NULL) != SALA_OK)
+        return 0;
+    const int64_t step = then.decay_steps > 0 ? then.steps - then.decay_steps : 0;
+    sala_run_config_free(&then);
+    return step;
 }
 
 sala_status sala_run_config_adopt(sala_run_config *c, const char *save_text, sala_error *err)

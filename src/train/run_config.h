@@ -100,9 +100,10 @@ typedef struct sala_run_config {
 } sala_run_config;
 
 /* sets: "a.b=c" from the command line, applied behind the file. Relative paths are relative to the file, those of sets
- * to the working directory. */
+ * to the working directory. find: the path, malloc'ed, of a model that goes by a name, or NULL; asked for what
+ * model.from and model.tokenizer say when that is no path; may be NULL. */
 sala_status sala_run_config_load(sala_run_config *out, const char *path, const char *const *sets, int n_sets,
-                                 sala_error *err);
+                                 char *(*find)(const char *name), sala_error *err);
 sala_status sala_run_config_parse(sala_run_config *out, const char *name, const char *yaml, size_t bytes,
                                   const char *const *sets, int n_sets, sala_error *err);
 void sala_run_config_free(sala_run_config *c);
@@ -115,6 +116,9 @@ void sala_run_config_difference(sala_buf *out, bool *same, const char *then_text
 /* Whether a run of `then`, `step` steps old, may go on as `now`: everything but the schedule and the lengths of stages
  * is equal, and under both every step so far had the same stage and learning rate. */
 bool sala_run_config_continues(const sala_run_config *now, const char *now_text, const char *then_text, int64_t step);
+/* Where only the schedule and the lengths of stages differ: the last step of `then` before its decay, which is where a
+ * run that shall go on otherwise has to branch. 0: something else differs, or nothing decays. */
+int64_t sala_run_config_stable_step(const char *now_text, const char *then_text);
 /* Where compute.rows_per_pass and compute.recompute are auto, takes what they came to in a save of this run: another
  * machine would choose otherwise, and go on with other bits. */
 sala_status sala_run_config_adopt(sala_run_config *c, const char *save_text, sala_error *err);

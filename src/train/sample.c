@@ -8,15 +8,29 @@
 
 /* ---- vocabularies ---- */
 
+static sala_status read_json(uint8_t **text, size_t *bytes, const char *path, sala_error *err)
+{
+    const int e = sala_os_read_file(text, bytes, path, (size_t)1 << 30);
+    return e ? sala_fail_errno(err, e, "could not read %s", path) : SALA_OK;
+}
+
+/* With the tokenizer_config.json beside it, as 'sala data pack' reads it: it names the tokens that begin and end. */
 static sala_status open_json(sala_tokenizer **out, const char *path, sala_error *err)
 {
-    uint8_t *text;
-    size_t bytes;
-    const int e = sala_os_read_file(&text, &bytes, path, (size_t)1 << 30);
-    if (e)
-        return sala_fail_errno(err, e, "could not read %s", path);
-    const sala_status st = sala_tokenizer_from_json(out, (const char *)text, bytes, NULL, 0, err);
+    uint8_t *text = NULL, *config = NULL;
+    size_t bytes = 0, config_bytes = 0;
+    const char *slash = strrchr(path, '/');
+    char *dir = slash ? sala_strndup(path, (size_t)(slash - path + 1)) : sala_strdup(".");
+    char *beside = dir ? sala_path_join(dir, "tokenizer_config.json") : NULL;
+    sala_status st = beside ? read_json(&text, &bytes, path, err) : sala_fail_memory(err, strlen(path));
+    if (st == SALA_OK && sala_os_is_file(beside))
+        st = read_json(&config, &config_bytes, beside, err);
+    if (st == SALA_OK)
+        st = sala_tokenizer_from_json(out, (const char *)text, bytes, (const char *)config, config_bytes, err);
+    free(dir);
+    free(beside);
     free(text);
+    free(config);
     return st;
 }
 

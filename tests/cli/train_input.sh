@@ -122,6 +122,9 @@ done
 expect 0 "$SALA" train run.yaml --out room
 has err "all 250 steps are done already"
 lacks err "wrote"
+expect 1 "$SALA" train run.yaml --out room --steps 300
+has err "Its steps from 221 on had a falling learning rate; to go on from before them, use another --out and --branch room/checkpoints/step-000000220"
+[ -e room/checkpoints/step-000000220 ] || fail "the save to branch from is not there"
 rm -r room/model
 expect 0 "$SALA" train run.yaml --out room
 has err "wrote room/model"
@@ -171,13 +174,22 @@ expect 1 "$SALA" train torn.yaml --out x
 has err "torn.yaml:2"
 expect 1 "$SALA" train nowhere.yaml --out x
 has err "nowhere.yaml"
-expect 1 "$SALA" train run.yaml --out x --set data.stages.0.sources.0.path=nothing.txt
-has err "nothing.txt"
+expect 1 "$SALA" train run.yaml --out missing --set data.stages.0.sources.0.path=nothing.txt
+has err "nothing.txt: no directory of shards, and no file"
+[ ! -e missing ] || fail "a source that is not there left a directory behind"
 expect 1 "$SALA" train run.yaml --dry-run --set data.stages.0.sources.0.path=nothing.txt
 has err "nothing.txt: no directory of shards, and no file"
 expect 1 "$SALA" train run.yaml --out x --set compute.memory=1M
 has err "training needs at least"
+expect 0 "$SALA" train run.yaml --dry-run --json
+json out 'j["dry_run"] and j["steps"] == 250 and j["tokens"] == 250 * 128 * 4 and j["parameters"] > 264 * 32'
+json out 'all(0 < v < s["memory"]["total"] for s in j["stages"] for k, v in s["memory"].items() if k not in ("total", "packs"))'
+json out 'all(sum(v for k, v in s["memory"].items() if k != "total") == s["memory"]["total"] for s in j["stages"])'
+sed 's/family: llama/family: minicpm, mup: {dim_base: 64}/' run.yaml >narrow.yaml
+expect 0 "$SALA" train narrow.yaml --dry-run
+has err "hint: model.hidden 32 is below model.mup.dim_base 64"
 expect 0 "$SALA" train run.yaml --dry-run
+lacks err "hint"
 [ ! -e x/checkpoints ] || fail "a refused config began a run"
 
 # ---- starting from a model: what is loaded is what inference computes ----
@@ -237,6 +249,13 @@ expect 1 "$SALA" train fine.yaml --dry-run --set model.from="$model" --set data.
 has err "another tokenizer"
 expect 1 "$SALA" train fine.yaml --out x --set model.from=text.txt
 has err "model.from"
+
+# ---- models by the names of 'sala list', as other verbs take them ----
+mkdir -p "$SALA_CACHE/models"
+cp from-f32.gguf "$SALA_CACHE/models/named.gguf"
+expect 0 "$SALA" train fine.yaml --dry-run --set model.from=named.gguf
+expect 1 "$SALA" train fine.yaml --dry-run --set model.from=unnamed
+has err "unnamed"
 
 # ---- a damaged shard ends the run before a step learns from it ----
 cp -r packed bad

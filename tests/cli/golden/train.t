@@ -44,8 +44,8 @@ Help:
                               repeated
         --fresh               start over: saves, metrics and models of the
                               directory go
-        --dry-run             check the file, print the memory that the run takes,
-                              and stop
+        --dry-run             check the file, print the memory that the run takes
+                              (--json: the plan as one object), and stop
         --stop-at N           save and stop behind step N without changing the
                               schedule
         --dump-batches DIRECTORY
@@ -108,7 +108,7 @@ A run, what goes on, and what does not:
 
   $ sala train run.yaml --out first --stop-at 3 2>&1 | sed -E -f mask
   packing text.txt
-  packed 27001 tokens in 1 documents, 0 of them for validation
+  packed 27,001 tokens in 1 document, 0 of them for validation
   model      0.03 M weights, 2 layers (2 dense), vocabulary 264, tied
   precision  f32; PRODUCTS
   step       4 x 64 tokens in 1 pass of 256 rows; 0.2 MFLOP a token

@@ -55,7 +55,7 @@ static void test_example(void **state)
     (void)state;
     sala_run_config c;
     sala_error err = {0};
-    if (sala_run_config_load(&c, EXAMPLE, NULL, 0, &err) != SALA_OK)
+    if (sala_run_config_load(&c, EXAMPLE, NULL, 0, NULL, &err) != SALA_OK)
         fail_msg("%s", err.message);
     assert_int_equal(c.steps, 240);
     assert_int_equal(c.warmup, 12);
@@ -78,7 +78,7 @@ static void test_dense_example(void **state)
     (void)state;
     sala_run_config c;
     sala_error err = {0};
-    if (sala_run_config_load(&c, DENSE, NULL, 0, &err) != SALA_OK)
+    if (sala_run_config_load(&c, DENSE, NULL, 0, NULL, &err) != SALA_OK)
         fail_msg("%s", err.message);
     assert_int_equal(c.steps, 1000);
     assert_int_equal(c.n_stages, 2);
